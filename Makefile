@@ -1,0 +1,100 @@
+# Needs make and Python 3.11 or newer, nothing else: everything is installed into .venv.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+# The first of these that is new enough makes .venv.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+# Options for the command that a target runs: make run ARGS="--port 9000", make test ARGS="-k get".
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/pytest -n auto --dist loadfile
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: .venv/run.stamp ## Start the server on 127.0.0.1:8080 with ./knownas.db (ARGS="--port 9000")
+	@exec $(BIN)/knownas serve $(ARGS)
+
+.PHONY: test
+test: .venv/dev.stamp ## Run the whole test suite (ARGS="-k get")
+	@$(PYTEST) $(ARGS)
+
+.PHONY: docs
+docs: .venv/dev.stamp ## Test the documentation: its links and its commands
+	@$(PYTEST) tests/test_docs.py $(ARGS)
+
+.PHONY: format
+format: .venv/dev.stamp ## Format the code and mend what the linter can mend
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+.PHONY: lint
+lint: .venv/dev.stamp ## Check the format and lint
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+.PHONY: types
+types: .venv/dev.stamp ## Check the types
+	@$(BIN)/mypy $(wildcard src tests bench)
+
+.PHONY: layers
+layers: .venv/dev.stamp ## Check that imports point inward only
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: check
+check: lint types layers test ## Everything that CI checks; the tests include those of the documentation
+
+.PHONY: coverage
+coverage: .venv/dev.stamp ## Measure the lines and branches of src/ that the tests run, subprocesses included
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+.PHONY: lock
+lock: .venv/run.stamp ## Lock the requirements anew; ARGS="--upgrade" takes the newest versions
+	@$(PIP) install uv
+	@$(COMPILE) $(ARGS) pyproject.toml requirements/run.in --output-file requirements/run.txt
+	@$(COMPILE) $(ARGS) pyproject.toml requirements/dev.in --output-file requirements/dev.txt
+
+.PHONY: clean
+clean: ## Remove all that make made; databases stay
+	@rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is as old as the last install, so that nothing is installed twice.
+
+.venv/made.stamp:
+	@for python in $(PYTHON); do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Making .venv with $$($$python --version)"; \
+			if $$python -m venv --clear .venv; then touch $@; exit 0; fi; \
+			rm -rf .venv; \
+			echo "$$python cannot make a virtual environment: on Debian and Ubuntu install python3-venv" >&2; \
+			exit 1; \
+		fi; \
+	done; \
+	echo "knownas needs Python 3.11 or newer. Found:" >&2; \
+	for python in $(PYTHON); do \
+		version=$$($$python --version 2>&1) && echo "  $$python is $$version" >&2; \
+	done; \
+	echo "Install one, or name it: make run PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+.venv/run.stamp: .venv/made.stamp requirements/run.txt pyproject.toml
+	@echo "Installing the locked requirements into .venv"
+	@$(PIP) install --require-hashes -r requirements/run.txt
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/run.stamp requirements/dev.txt
+	@echo "Installing the locked development requirements into .venv"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""knownas: by which identifiers every other system knows your user."""

@@ -1,0 +1,5 @@
+"""`python -m knownas` is the `knownas` command."""
+
+from knownas.cli import main
+
+main()

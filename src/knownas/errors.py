@@ -1,0 +1,157 @@
+"""Everything that can go wrong, each with a stable code.
+
+    KnownasError
+    ├── Unauthorized            unauthorized
+    ├── NotFound                not_found
+    │   └── ProfileNotFound     profile_not_found
+    ├── MethodNotAllowed        method_not_allowed
+    ├── BadRequest              (any of the 400s)
+    │   ├── ValidationError     validation_error
+    │   ├── ParseError          parse_error
+    │   └── ProfileConflict     profile_conflict
+    ├── RequestTimeout          request_timeout
+    ├── PayloadTooLarge         payload_too_large
+    ├── UnsupportedMediaType    unsupported_media_type
+    ├── HeadersTooLarge         headers_too_large
+    ├── RateLimited             rate_limited
+    ├── InternalError           internal_error
+    └── ServiceUnavailable      service_unavailable
+
+An error knows its code and what to tell the client, never an HTTP status: the table from code
+to status is in `knownas.http.wire` alone. Source of the codes: the wire contract, section 4.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+
+class FieldError(NamedTuple):
+    """What is wrong with one header or body field; `source` is None for the request as a whole."""
+
+    source: str | None
+    message: str
+
+
+class KnownasError(Exception):
+    """Base of every error that a client is told about."""
+
+    code: ClassVar[str]
+    message: ClassVar[str]
+    """What is said where the raiser says nothing of its own."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        source: str | None = None,
+        fields: Sequence[FieldError] = (),
+        retry_after: int | None = None,
+    ) -> None:
+        """Take one message about `source`, or several `fields`; `retry_after` is in seconds."""
+        self.fields = tuple(fields) or (FieldError(source, message or self.message),)
+        self.retry_after = retry_after
+        super().__init__(self.code)
+
+
+class Unauthorized(KnownasError):
+    """No key, or one that is unknown, revoked, expired, or of the wrong type: always the same."""
+
+    code = "unauthorized"
+    message = "Invalid API key"
+
+
+class NotFound(KnownasError):
+    """Nothing is served at this path."""
+
+    code = "not_found"
+    message = "Nothing is served at this path. The API is described at /docs."
+
+
+class ProfileNotFound(NotFound):
+    """No profile of this app has that id or customer."""
+
+    code = "profile_not_found"
+    message = "Profile not found"
+
+
+class MethodNotAllowed(KnownasError):
+    """The path exists, this method on it does not."""
+
+    code = "method_not_allowed"
+    message = "This path does not take this method; the Allow header lists those that it takes."
+
+
+class BadRequest(KnownasError):
+    """The request cannot be served as it was sent."""
+
+
+class ValidationError(BadRequest):
+    """A header or a field has a value that is not allowed."""
+
+    code = "validation_error"
+    message = "The request is not valid."
+
+
+class ParseError(BadRequest):
+    """The body, or the request itself, is not what its type says."""
+
+    code = "parse_error"
+    message = "The body is not valid JSON."
+
+
+class ProfileConflict(BadRequest):
+    """The request names two different people."""
+
+    code = "profile_conflict"
+    message = (
+        "adapty-customer-user-id and adapty-profile-id name two different profiles; send only one."
+    )
+
+
+class RequestTimeout(KnownasError):
+    """The request did not arrive in time."""
+
+    code = "request_timeout"
+    message = "The request took too long to arrive; send it again."
+
+
+class PayloadTooLarge(KnownasError):
+    """The body is over the limit of its route."""
+
+    code = "payload_too_large"
+    message = "The body is too large."
+
+
+class UnsupportedMediaType(KnownasError):
+    """The body is not plain JSON."""
+
+    code = "unsupported_media_type"
+    message = "Send the body as application/json, without a Content-Encoding."
+
+
+class HeadersTooLarge(KnownasError):
+    """There are too many headers, or they are too long."""
+
+    code = "headers_too_large"
+    message = "The request's headers are too large."
+
+
+class RateLimited(KnownasError):
+    """Too many of these in too short a time."""
+
+    code = "rate_limited"
+    message = "Too many requests; wait as many seconds as Retry-After says."
+
+
+class InternalError(KnownasError):
+    """A defect of this server."""
+
+    code = "internal_error"
+    message = "Internal server error. Report the Request-Id of this answer to the operator."
+
+
+class ServiceUnavailable(KnownasError):
+    """The store cannot be reached or written now; the same request may succeed later."""
+
+    code = "service_unavailable"
+    message = "The service is unavailable for the moment; send the same request again."

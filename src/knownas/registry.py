@@ -1,0 +1,324 @@
+"""The registry: by which identifiers every other system knows a user.
+
+Every use case is one method here. It speaks of apps, keys, profiles and identifiers; of HTTP
+and SQL it knows nothing. What it is given has been through the `clean_…` functions of
+`knownas.model`, so it is valid; what it raises is in `knownas.errors`.
+"""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from knownas import demo, keys
+from knownas.errors import Unauthorized, ValidationError
+from knownas.keys import KeyType
+from knownas.model import (
+    ApiKey,
+    App,
+    AppId,
+    Identifiers,
+    Profile,
+    ProfileId,
+    ProfileRef,
+    clean_app_name,
+    merge_attributes,
+    merge_identifiers,
+)
+from knownas.storage import Storage
+
+KEY_CACHE_SECONDS: Final = 0.5
+"""A key is believed this long after its read began, so a revoked one is refused by every
+process within a second."""
+
+_KEY_CACHE_SIZE: Final = 1_000
+_DEMO_CHUNK: Final = 5_000
+
+
+class _CachedKey(NamedTuple):
+    key: ApiKey
+    believed_until: float
+
+
+def system_clock() -> int:
+    """Return the time of day in milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class Registry:
+    """All that this server does, over one storage."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        auto_create_profiles: bool = False,
+        clock: Callable[[], int] = system_clock,
+        monotonic: Callable[[], float] = time.monotonic,
+        new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
+    ) -> None:
+        """Work on `storage`; `clock` gives ms since 1970, `monotonic` seconds.
+
+        With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
+        """
+        self.storage = storage
+        self._auto_create_profiles = auto_create_profiles
+        self._clock = clock
+        self._monotonic = monotonic
+        self._new_uuid = new_uuid
+        self._key_cache: dict[bytes, _CachedKey] = {}
+
+    # --- Who is asking ----------------------------------------------------------------------
+
+    async def authenticate(self, authorization: bytes | None) -> ApiKey:
+        """Return the live key in an `Authorization: Api-Key …` header value.
+
+        Raises Unauthorized, the same for a missing, malformed, unknown, revoked or expired key.
+        """
+        if authorization is None:
+            raise Unauthorized
+        cached = self._key_cache.get(authorization)
+        if cached is not None and self._monotonic() < cached.believed_until:
+            key = cached.key
+        else:
+            key = await self._look_up_key(authorization)
+        now = self._clock()
+        if not key.is_live(now):
+            self._key_cache.pop(authorization, None)
+            if key.revoked_at is None:
+                # So that it stays expired when the clock is put back.
+                await self.storage.revoke_key(key.app.id, key.id, at=now)
+            raise Unauthorized
+        return key
+
+    async def _look_up_key(self, authorization: bytes) -> ApiKey:
+        text = keys.from_authorization(authorization)
+        if text is None or keys.is_mistyped(text):
+            raise Unauthorized
+        believed_until = self._monotonic() + KEY_CACHE_SECONDS
+        key = await self.storage.key_by_digest(keys.digest(text))
+        if key is None:
+            raise Unauthorized
+        if len(self._key_cache) >= _KEY_CACHE_SIZE:
+            self._key_cache.clear()
+        self._key_cache[authorization] = _CachedKey(key, believed_until)
+        return key
+
+    # --- Profiles and their identifiers -----------------------------------------------------
+
+    def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
+        """Return a profile's identifiers; an awaitable only where the storage is remote.
+
+        Raises ProfileNotFound and ProfileConflict.
+        """
+        return self.storage.identifiers(app, ref)
+
+    async def set_identifiers(
+        self, app: AppId, ref: ProfileRef, values: Mapping[str, str]
+    ) -> Profile:
+        """Merge `values` (by kind name) into a profile's identifiers.
+
+        Kinds not in `values` stay. Raises ProfileNotFound, unless profiles are created
+        automatically, and ProfileConflict.
+        """
+        return await self.storage.change_profile(
+            app,
+            ref,
+            lambda profile: msgspec.structs.replace(
+                profile, identifiers=merge_identifiers(profile.identifiers, values)
+            ),
+            now=self._clock(),
+            create_as=self._new_profile_id() if self._auto_create_profiles else None,
+        )
+
+    async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """Return a profile. Raises ProfileNotFound and ProfileConflict."""
+        return await self.storage.profile(app, ref)
+
+    async def put_profile(
+        self, app: AppId, ref: ProfileRef, attributes: Mapping[str, str | float | None]
+    ) -> Profile:
+        """Create a profile, or return the existing one, with the attribute patch applied.
+
+        With both halves of `ref`, the customer is bound to an anonymous profile of that id.
+        Raises ProfileConflict, and ValidationError past 30 attributes.
+        """
+        return await self._patch_attributes(app, ref, attributes, self._new_profile_id())
+
+    async def update_profile(
+        self, app: AppId, ref: ProfileRef, attributes: Mapping[str, str | float | None]
+    ) -> Profile:
+        """Apply an attribute patch (None removes) to an existing profile and return it.
+
+        Raises ProfileNotFound, ProfileConflict, and ValidationError past 30 attributes.
+        """
+        return await self._patch_attributes(app, ref, attributes, None)
+
+    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """Delete a profile with its identifiers, and return what it was.
+
+        Raises ProfileNotFound and ProfileConflict.
+        """
+        return await self.storage.delete_profile(app, ref)
+
+    async def _patch_attributes(
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        attributes: Mapping[str, str | float | None],
+        create_as: ProfileId | None,
+    ) -> Profile:
+        return await self.storage.change_profile(
+            app,
+            ref,
+            lambda profile: msgspec.structs.replace(
+                profile, attributes=merge_attributes(profile.attributes, attributes)
+            ),
+            now=self._clock(),
+            create_as=create_as,
+        )
+
+    def _new_profile_id(self) -> ProfileId:
+        return ProfileId(str(self._new_uuid()))
+
+    # --- Apps -------------------------------------------------------------------------------
+
+    async def create_app(self, name: str) -> App:
+        """Create an app. Raises ValidationError for a bad name, or one that is taken."""
+        return await self.storage.create_app(
+            str(self._new_uuid()), clean_app_name(name), now=self._clock()
+        )
+
+    async def apps(self) -> list[App]:
+        """Return all apps, oldest first."""
+        return await self.storage.apps()
+
+    async def app(self, name: str) -> App:
+        """Return the app of this name. Raises ValidationError when there is none."""
+        for app in await self.storage.apps():
+            if app.name == name:
+                return app
+        raise ValidationError(
+            f"There is no app {name!r}; `knownas app list` shows those that there are.",
+            source="app",
+        )
+
+    async def delete_app(self, app: AppId) -> None:
+        """Delete an app with its keys and all its profiles."""
+        await self.storage.delete_app(app)
+
+    # --- Keys -------------------------------------------------------------------------------
+
+    async def create_key(
+        self, app: App, key_type: KeyType, *, label: str = "", expires_at: int | None = None
+    ) -> tuple[str, ApiKey]:
+        """Make a key and return it, with what is kept of it. It is never shown again."""
+        text = keys.mint(key_type)
+        return text, await self._add_key(app, text, key_type, label, expires_at)
+
+    async def adopt_key(
+        self,
+        app: App,
+        text: str,
+        key_type: KeyType,
+        *,
+        label: str = "",
+        expires_at: int | None = None,
+    ) -> ApiKey:
+        """Accept a key that the team uses elsewhere, so that its clients need no new one.
+
+        Raises ValidationError for a text that is no key (1 to 255 visible ASCII characters
+        without blanks), one that looks like a key of ours with a typing error, or one in use.
+        """
+        if not keys.is_adoptable(text):
+            raise ValidationError(
+                "Must be 1 to 255 visible ASCII characters without blanks, and not a mistyped "
+                "knownas key.",
+                source="key",
+            )
+        return await self._add_key(app, text, key_type, label, expires_at)
+
+    async def keys(self, app: AppId) -> list[ApiKey]:
+        """Return all keys of an app, live or not, oldest first."""
+        return await self.storage.keys(app)
+
+    async def revoke_key(self, app: AppId, key_id: str) -> None:
+        """End a key's life; within a second every process refuses it.
+
+        Raises ValidationError when the app has no such key.
+        """
+        if not await self.storage.revoke_key(app, key_id, at=self._clock()):
+            raise _no_such_key(key_id)
+        self._key_cache.clear()
+
+    async def rotate_key(
+        self, app: App, key_id: str, *, overlap_seconds: int
+    ) -> tuple[str, ApiKey]:
+        """Make a successor of a key; both open the app until the overlap is over.
+
+        Raises ValidationError when the app has no such key, or it is not live.
+        """
+        now = self._clock()
+        old = next((key for key in await self.keys(app.id) if key.id == key_id), None)
+        if old is None:
+            raise _no_such_key(key_id)
+        if not old.is_live(now):
+            raise ValidationError(
+                f"The key {key_id} is revoked or expired; create a new one instead.", source="key"
+            )
+        created = await self.create_key(app, old.type, label=old.label)
+        await self.storage.expire_key(app.id, key_id, at=now + overlap_seconds * 1_000)
+        self._key_cache.clear()
+        return created
+
+    async def _add_key(
+        self, app: App, text: str, key_type: KeyType, label: str, expires_at: int | None
+    ) -> ApiKey:
+        key = ApiKey(
+            id=f"key_{self._new_uuid().hex[:12]}",
+            app=app,
+            type=key_type,
+            label=label,
+            created_at=self._clock(),
+            expires_at=expires_at,
+        )
+        await self.storage.add_key(app.id, key, keys.digest(text))
+        return key
+
+    # --- The registry itself ----------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """Return if the storage answers. Raises ServiceUnavailable if not."""
+        await self.storage.ping()
+
+    async def check(self) -> list[str]:
+        """Return a line for each broken promise of the stored data; none when it is sound."""
+        return await self.storage.check()
+
+    async def fill_with_demo(
+        self, app: AppId, count: int, *, seed: int, progress: Callable[[int], None]
+    ) -> int:
+        """Add `count` plausible profiles after those that are there; return how many were new.
+
+        `progress` is called with the number of profiles just written.
+        """
+        start = await self.storage.count_profiles(app)
+        added = 0
+        for first in range(start, start + count, _DEMO_CHUNK):
+            chunk = min(_DEMO_CHUNK, start + count - first)
+            made = demo.profiles(seed=seed, start=first, count=chunk, now=self._clock())
+            added += await self.storage.add_profiles(app, made)
+            progress(chunk)
+        return added
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the storage."""
+        await self.storage.close()
+
+
+def _no_such_key(key_id: str) -> ValidationError:
+    return ValidationError(
+        f"The app has no key {key_id!r}; `knownas key list` shows those that it has.", source="key"
+    )

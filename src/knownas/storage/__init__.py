@@ -1,0 +1,122 @@
+"""What the registry needs from a database, and nothing more.
+
+`sqlite.py` is the embedded default. Every implementation passes the one contract suite in
+`tests/storage/`. All times are milliseconds since 1970, UTC, and come from the caller: a
+database never asks its own clock.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from knownas.model import ApiKey, App, AppId, Identifiers, Profile, ProfileId, ProfileRef
+
+
+class Storage(Protocol):
+    """Apps, keys and profiles, kept durably: when a write returns, a power cut loses nothing of it.
+
+    Any method raises ServiceUnavailable when the database cannot be reached or written; the
+    outcome of a write is then unknown, and the same write is safe to repeat. Every method on
+    the data of one app takes the app first, and sees nothing of any other.
+    """
+
+    def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
+        """Return a profile's identifiers: the hot read.
+
+        An embedded database answers at once; only one behind a network returns an awaitable.
+        A write that was acknowledged before the call is always seen.
+
+        Raises ProfileNotFound and ProfileConflict as `ProfileRef.settle` does.
+        """
+        ...
+
+    async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """Return the whole profile. Raises as `identifiers` does."""
+        ...
+
+    async def change_profile(
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        change: Callable[[Profile], Profile],
+        *,
+        now: int,
+        create_as: ProfileId | None = None,
+    ) -> Profile:
+        """Replace a profile by `change(profile)` in one transaction and return what is kept.
+
+        `change` is pure and quick: it may run in another thread, and more than once. What it
+        raises is raised here, and nothing is written. A result equal to the profile writes
+        nothing; else `updated_at` becomes `now`.
+
+        `create_as` None: the profile must exist; raises as `identifiers` does. Otherwise a
+        profile that `ref` does not find is created, with the id of `ref` or else `create_as`,
+        and an anonymous one is bound to the customer of `ref`; raises ProfileConflict as
+        `ProfileRef.settle_or_new` does. Of simultaneous creates for one customer, one creates
+        and the others change what it created.
+        """
+        ...
+
+    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """Delete a profile with all that belongs to it, and return what it was.
+
+        Raises as `identifiers` does.
+        """
+        ...
+
+    async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
+        """Add many profiles in one transaction and return how many were new.
+
+        A profile whose id or customer the app already has is left out.
+        """
+        ...
+
+    async def count_profiles(self, app: AppId) -> int:
+        """Return the number of profiles of an app. It reads them all: not for hot paths."""
+        ...
+
+    async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
+        """Create an app. Raises ValidationError when the name is taken."""
+        ...
+
+    async def apps(self) -> list[App]:
+        """Return all apps, oldest first."""
+        ...
+
+    async def delete_app(self, app: AppId) -> None:
+        """Delete an app with its keys and all its profiles. Deleting none is a no-op."""
+        ...
+
+    async def add_key(self, app: AppId, key: ApiKey, digest: bytes) -> None:
+        """Keep a key under its digest. Raises ValidationError when any app has that digest."""
+        ...
+
+    async def keys(self, app: AppId) -> list[ApiKey]:
+        """Return all keys of an app, live or not, oldest first."""
+        ...
+
+    async def expire_key(self, app: AppId, key_id: str, *, at: int) -> bool:
+        """End a key's life at `at`, or leave it where it ends earlier. False: no such key."""
+        ...
+
+    async def revoke_key(self, app: AppId, key_id: str, *, at: int) -> bool:
+        """Revoke a key. The first revocation stays. False: the app has no such key."""
+        ...
+
+    async def key_by_digest(self, digest: bytes) -> ApiKey | None:
+        """Return the key with this digest, live or not: the one look-up across all apps.
+
+        It names no app because it is what finds the app.
+        """
+        ...
+
+    async def ping(self) -> None:
+        """Return if the database answers a read. Raises ServiceUnavailable if not."""
+        ...
+
+    async def check(self) -> list[str]:
+        """Return a line for each broken promise of the stored data; none when it is sound."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the database. Safe to call twice."""
+        ...

@@ -1,0 +1,369 @@
+"""Storage in one SQLite file: the embedded default.
+
+Reads run inline, on a connection of the event loop's own thread: a point read takes a few
+microseconds, a hop to another thread ten times that. Writes go through `GroupCommit`. WAL lets
+the two work side by side, in any number of processes. `synchronous=FULL` flushes the log at
+every commit: without it a power cut takes acknowledged writes with it.
+"""
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import apsw
+import msgspec
+
+from knownas.errors import ValidationError
+from knownas.model import (
+    ApiKey,
+    App,
+    AppId,
+    Identifiers,
+    Profile,
+    ProfileId,
+    ProfileRef,
+)
+from knownas.storage import migrate, sqlite_profiles
+from knownas.storage.sqlite_errors import translated
+from knownas.storage.sqlite_writer import GroupCommit
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_MS: Final = 5_000
+"""How long a statement waits for another process's lock before it gives up."""
+
+_PRAGMAS: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA trusted_schema = OFF;
+"""
+
+_COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
+
+_INSERT_APP: Final = "INSERT INTO apps (uuid, name, created_at) VALUES (?, ?, ?) RETURNING id"
+_APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY id"
+_APP_BY_NAME: Final = "SELECT 1 FROM apps WHERE name = ?"
+_DELETE_APP: Final = (
+    "DELETE FROM identifiers WHERE app_id = ?",
+    "DELETE FROM customers WHERE app_id = ?",
+    "DELETE FROM profiles WHERE app_id = ?",
+    "DELETE FROM api_keys WHERE app_id = ?",
+    "DELETE FROM apps WHERE id = ?",
+)
+_KEY_COLUMNS: Final = (
+    "k.id, k.type, k.label, k.created_at, k.expires_at, k.revoked_at,"
+    " a.id, a.uuid, a.name, a.created_at"
+)
+_INSERT_KEY: Final = """
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, revoked_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
+_KEY_BY_DIGEST: Final = f"""
+SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?
+"""
+_KEYS: Final = f"""
+SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+WHERE k.app_id = ? ORDER BY k.created_at, k.id
+"""
+_EXPIRE_KEY: Final = """
+UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id = ?2 AND id = ?3
+"""
+_REVOKE_KEY: Final = """
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE app_id = ? AND id = ?
+"""
+
+_CHECKS: Final = {
+    "identifiers in the reverse index that their profile does not have": """
+SELECT count(*) FROM identifiers i LEFT JOIN profiles p ON p.number = i.profile
+WHERE p.number IS NULL OR p.app_id <> i.app_id OR p.identifiers ->> i.kind IS NOT i.value
+""",
+    "identifiers of profiles that the reverse index does not have": """
+SELECT count(*) FROM profiles p, json_each(p.identifiers) v
+WHERE v.value IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM identifiers i
+  WHERE i.app_id = p.app_id AND i.kind = v.key AND i.value = v.value AND i.profile = p.number)
+""",
+    "customers that lead to no profile, or to one of another customer": """
+SELECT count(*) FROM customers c LEFT JOIN profiles p ON p.number = c.profile
+WHERE p.number IS NULL OR p.app_id <> c.app_id OR p.customer_user_id IS NOT c.customer_user_id
+""",
+    "profiles whose customer does not lead to them": """
+SELECT count(*) FROM profiles p
+WHERE p.customer_user_id IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM customers c WHERE c.app_id = p.app_id
+  AND c.customer_user_id = p.customer_user_id AND c.profile = p.number)
+""",
+    "profiles of an app that does not exist": """
+SELECT count(*) FROM profiles WHERE app_id NOT IN (SELECT id FROM apps)
+""",
+    "keys of an app that does not exist": """
+SELECT count(*) FROM api_keys WHERE app_id NOT IN (SELECT id FROM apps)
+""",
+}
+
+_MIGRATIONS_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS schema_version (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL,
+    checksum   TEXT NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT
+"""
+
+Row = tuple[Any, ...]
+
+
+class SqliteStorage:
+    """`knownas.storage.Storage` over one SQLite file.
+
+    An object belongs to the event loop's thread that made it.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        """Open the file at `path`, making it if need be, and bring its schema up to date.
+
+        `path` None is a private temporary database, gone at `close`. Raises MigrationError when
+        the file and this program do not go together, ServiceUnavailable when it cannot be used.
+        """
+        self._folder = tempfile.mkdtemp(prefix="knownas-") if path is None else None
+        self._path = path if path is not None else f"{self._folder}/knownas.db"
+        self.migrated: list[str] = []
+        """The names of the schema steps that this opening applied."""
+        try:
+            _make_private(self._path)
+            writer = self._connect()
+            self.migrated = _migrate(writer)
+            self._reader = self._connect()
+        except (apsw.Error, OSError) as error:
+            self._remove_folder()
+            raise translated(error) from error
+        self._writer: GroupCommit | None = GroupCommit(writer)
+
+    # --- profiles ---------------------------------------------------------------------------
+
+    def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers:
+        """See `Storage.identifiers`; it answers at once."""
+        try:
+            return sqlite_profiles.identifiers(self._reader, app, ref)
+        except apsw.Error as error:
+            raise translated(error) from error
+
+    async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """See `Storage.profile`."""
+        try:
+            return sqlite_profiles.settle(self._reader, app, ref)[1]
+        except apsw.Error as error:
+            raise translated(error) from error
+
+    async def change_profile(
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        change: Callable[[Profile], Profile],
+        *,
+        now: int,
+        create_as: ProfileId | None = None,
+    ) -> Profile:
+        """See `Storage.change_profile`."""
+
+        def work(connection: apsw.Connection) -> Profile:
+            if create_as is None:
+                number, before = sqlite_profiles.settle(connection, app, ref)
+                bound = before
+            else:
+                number, before, bound = sqlite_profiles.settle_or_new(
+                    connection, app, ref, create_as, now
+                )
+            after = change(bound)
+            if after != before:
+                after = msgspec.structs.replace(after, updated_at=now)
+                sqlite_profiles.store(connection, app, number, before, after)
+            return after
+
+        return await self._write(work)
+
+    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """See `Storage.delete_profile`."""
+
+        return await self._write(lambda write: sqlite_profiles.delete(write, app, ref))
+
+    async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
+        """See `Storage.add_profiles`."""
+
+        def work(connection: apsw.Connection) -> int:
+            added = 0
+            for profile in profiles:
+                by_customer, by_id = sqlite_profiles.look_up(
+                    connection, app, ProfileRef(profile.customer_user_id, profile.profile_id)
+                )
+                if by_customer is None and by_id is None:
+                    sqlite_profiles.store(connection, app, None, None, profile)
+                    added += 1
+            return added
+
+        return await self._write(work)
+
+    async def count_profiles(self, app: AppId) -> int:
+        """See `Storage.count_profiles`."""
+        return int(await self._read_aside(lambda read: read.execute(_COUNT_PROFILES, (app,)).get))
+
+    # --- apps and keys ------------------------------------------------------------------------
+
+    async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
+        """See `Storage.create_app`."""
+
+        def work(connection: apsw.Connection) -> App:
+            if connection.execute(_APP_BY_NAME, (name,)).get:
+                raise ValidationError("There is an app of this name already.", source="name")
+            number = connection.execute(_INSERT_APP, (app_uuid, name, now)).get
+            return App(number, app_uuid, name, now)
+
+        return await self._write(work)
+
+    async def apps(self) -> list[App]:
+        """See `Storage.apps`."""
+        return await self._read_aside(lambda read: [App(*row) for row in read.execute(_APPS)])
+
+    async def delete_app(self, app: AppId) -> None:
+        """See `Storage.delete_app`."""
+
+        def work(connection: apsw.Connection) -> None:
+            for statement in _DELETE_APP:
+                connection.execute(statement, (app,))
+
+        await self._write(work)
+
+    async def add_key(self, app: AppId, key: ApiKey, digest: bytes) -> None:
+        """See `Storage.add_key`."""
+
+        def work(connection: apsw.Connection) -> None:
+            if connection.execute(_KEY_EXISTS, (digest,)).get:
+                raise ValidationError("This key is in use here already.", source="key")
+            times = (key.created_at, key.expires_at, key.revoked_at)
+            connection.execute(_INSERT_KEY, (digest, key.id, app, key.type, key.label, *times))
+
+        await self._write(work)
+
+    async def keys(self, app: AppId) -> list[ApiKey]:
+        """See `Storage.keys`."""
+        return await self._read_aside(
+            lambda read: [_to_key(row) for row in read.execute(_KEYS, (app,))]
+        )
+
+    async def expire_key(self, app: AppId, key_id: str, *, at: int) -> bool:
+        """See `Storage.expire_key`."""
+        return await self._write(lambda write: _changes(write, _EXPIRE_KEY, (at, app, key_id)))
+
+    async def revoke_key(self, app: AppId, key_id: str, *, at: int) -> bool:
+        """See `Storage.revoke_key`."""
+        return await self._write(lambda write: _changes(write, _REVOKE_KEY, (at, app, key_id)))
+
+    async def key_by_digest(self, digest: bytes) -> ApiKey | None:
+        """See `Storage.key_by_digest`."""
+        try:
+            row = self._reader.execute(_KEY_BY_DIGEST, (digest,)).fetchone()
+        except apsw.Error as error:
+            raise translated(error) from error
+        return None if row is None else _to_key(row)
+
+    # --- the database itself --------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """See `Storage.ping`."""
+        try:
+            self._reader.execute("SELECT 1 FROM schema_version").fetchall()
+        except apsw.Error as error:
+            raise translated(error) from error
+
+    async def check(self) -> list[str]:
+        """See `Storage.check`: SQLite's own integrity check, then each table against the others."""
+
+        def read(connection: apsw.Connection) -> list[str]:
+            problems = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+            problems = [] if problems == ["ok"] else problems
+            for what, statement in _CHECKS.items():
+                if count := connection.execute(statement).get:
+                    problems.append(f"{count} {what}")
+            return problems
+
+        return await self._read_aside(read)
+
+    async def close(self) -> None:
+        """See `Storage.close`."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            await asyncio.to_thread(writer.close)
+            self._reader.close()
+            self._remove_folder()
+
+    def _connect(self) -> apsw.Connection:
+        connection = apsw.Connection(self._path)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        connection.execute(_PRAGMAS).fetchall()
+        return connection
+
+    async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
+        if self._writer is None:
+            raise RuntimeError("The storage is closed.")
+        return await self._writer.run(work)
+
+    async def _read_aside(self, read: Callable[[apsw.Connection], T]) -> T:
+        """Run a read that may take long in another thread, on a connection of its own."""
+
+        def run() -> T:
+            connection = self._connect()
+            try:
+                return read(connection)
+            finally:
+                connection.close()
+
+        try:
+            return await asyncio.to_thread(run)
+        except apsw.Error as error:
+            raise translated(error) from error
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _make_private(path: str) -> None:
+    """Make a new database file that only its owner can read; SQLite's own would follow umask."""
+    if not Path(path).exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _migrate(connection: apsw.Connection) -> list[str]:
+    steps = migrate.available("sqlite")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(_MIGRATIONS_TABLE)
+        applied = dict(connection.execute("SELECT version, checksum FROM schema_version"))
+        todo = migrate.pending(steps, applied)
+        for step in todo:
+            connection.execute(step.sql)
+            connection.execute(
+                "INSERT INTO schema_version VALUES (?, ?, ?, ?)",
+                (step.version, step.name, step.checksum, time.time_ns() // 1_000_000),
+            )
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    return [f"{step.version:04}_{step.name}" for step in todo]
+
+
+def _changes(connection: apsw.Connection, statement: str, values: Row) -> bool:
+    connection.execute(statement, values)
+    return connection.changes() > 0
+
+
+def _to_key(row: Row) -> ApiKey:
+    key_id, key_type, label, created_at, expires_at, revoked_at, *app = row
+    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, revoked_at)

@@ -1,0 +1,210 @@
+"""A profile in its three tables: functions on a connection, inside the caller's transaction."""
+
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from knownas.errors import ProfileNotFound
+from knownas.model import (
+    NO_IDENTIFIERS,
+    AppId,
+    Attributes,
+    Identifiers,
+    Profile,
+    ProfileId,
+    ProfileRef,
+)
+
+_IDENTIFIERS_BY_CUSTOMER: Final = """
+SELECT p.identifiers FROM customers c CROSS JOIN profiles p ON p.number = c.profile
+WHERE c.app_id = ? AND c.customer_user_id = ?
+"""
+_IDENTIFIERS_BY_PROFILE: Final = """
+SELECT identifiers FROM profiles WHERE app_id = ? AND profile_id = ?
+"""
+_PROFILE_COLUMNS: Final = (
+    "p.number, p.profile_id, p.customer_user_id, p.identifiers, p.attributes,"
+    " p.created_at, p.updated_at"
+)
+_PROFILE_BY_CUSTOMER: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM customers c CROSS JOIN profiles p ON p.number = c.profile
+WHERE c.app_id = ? AND c.customer_user_id = ?
+"""
+_PROFILE_BY_ID: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ? AND p.profile_id = ?
+"""
+_INSERT_PROFILE: Final = """
+INSERT INTO profiles
+  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+_UPDATE_PROFILE: Final = """
+UPDATE profiles SET customer_user_id = ?, identifiers = ?, attributes = ?, updated_at = ?
+WHERE number = ?
+"""
+_DELETE_PROFILE: Final = "DELETE FROM profiles WHERE number = ?"
+_INSERT_CUSTOMER: Final = """
+INSERT INTO customers (app_id, customer_user_id, profile) VALUES (?, ?, ?)
+"""
+_DELETE_CUSTOMER: Final = "DELETE FROM customers WHERE app_id = ? AND customer_user_id = ?"
+_INSERT_IDENTIFIER: Final = """
+INSERT INTO identifiers (app_id, kind, value, profile) VALUES (?, ?, ?, ?)
+"""
+_DELETE_IDENTIFIER: Final = """
+DELETE FROM identifiers WHERE app_id = ? AND kind = ? AND value = ? AND profile = ?
+"""
+
+_decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
+_decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | float], ...]).decode
+_encode = msgspec.json.Encoder().encode
+
+Row = tuple[Any, ...]
+
+
+def identifiers(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Identifiers:
+    """Read a profile's identifiers by one statement where `ref` has one half."""
+    if ref.profile_id is None:
+        cursor = connection.execute(_IDENTIFIERS_BY_CUSTOMER, (app, ref.customer_user_id))
+    elif ref.customer_user_id is None:
+        cursor = connection.execute(_IDENTIFIERS_BY_PROFILE, (app, _to_blob(ref.profile_id)))
+    else:
+        return settle(connection, app, ref)[1].identifiers
+    found = cursor.get
+    if found is None:
+        raise ProfileNotFound
+    return _to_identifiers(found)
+
+
+def delete(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Profile:
+    """Delete a profile's rows and return what it was."""
+    number, profile = settle(connection, app, ref)
+    connection.execute(_DELETE_PROFILE, (number,))
+    if profile.customer_user_id is not None:
+        connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
+    _index(connection, app, number, profile.identifiers, NO_IDENTIFIERS)
+    return profile
+
+
+def look_up(
+    connection: apsw.Connection, app: AppId, ref: ProfileRef
+) -> tuple[tuple[int, Profile] | None, tuple[int, Profile] | None]:
+    """Return what the customer and what the profile id of `ref` find."""
+    by_customer = by_id = None
+    if ref.customer_user_id is not None:
+        by_customer = connection.execute(
+            _PROFILE_BY_CUSTOMER, (app, ref.customer_user_id)
+        ).fetchone()
+    if ref.profile_id is not None:
+        by_id = connection.execute(_PROFILE_BY_ID, (app, _to_blob(ref.profile_id))).fetchone()
+    return by_customer and _to_profile(by_customer), by_id and _to_profile(by_id)
+
+
+def settle(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> tuple[int, Profile]:
+    by_customer, by_id = look_up(connection, app, ref)
+    profile = ref.settle(by_customer and by_customer[1], by_id and by_id[1])
+    found = by_customer or by_id
+    assert found is not None  # settle raises where neither found one
+    return found[0], profile
+
+
+def settle_or_new(
+    connection: apsw.Connection, app: AppId, ref: ProfileRef, new_id: ProfileId, now: int
+) -> tuple[int | None, Profile | None, Profile]:
+    """Return the row's number and content, if there is one, and the profile to go on with."""
+    by_customer, by_id = look_up(connection, app, ref)
+    profile = ref.settle_or_new(by_customer and by_customer[1], by_id and by_id[1], new_id, now)
+    number, before = by_customer or by_id or (None, None)
+    return number, before, profile
+
+
+def store(
+    connection: apsw.Connection,
+    app: AppId,
+    number: int | None,
+    before: Profile | None,
+    after: Profile,
+) -> None:
+    """Write what differs between `before` and `after`, in all three tables."""
+    identifiers = _from_identifiers(after.identifiers)
+    attributes = _encode(after.attributes).decode() if after.attributes else None
+    if number is None:
+        connection.execute(
+            _INSERT_PROFILE,
+            (
+                app,
+                _to_blob(after.profile_id),
+                after.customer_user_id,
+                identifiers,
+                attributes,
+                after.created_at,
+                after.updated_at,
+            ),
+        )
+        number = connection.last_insert_rowid()
+    else:
+        connection.execute(
+            _UPDATE_PROFILE,
+            (after.customer_user_id, identifiers, attributes, after.updated_at, number),
+        )
+    customer_before = before.customer_user_id if before else None
+    if customer_before != after.customer_user_id:
+        if customer_before is not None:
+            connection.execute(_DELETE_CUSTOMER, (app, customer_before))
+        if after.customer_user_id is not None:
+            connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
+    _index(
+        connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
+    )
+
+
+def _index(
+    connection: apsw.Connection, app: AppId, number: int, before: Identifiers, after: Identifiers
+) -> None:
+    """Bring the reverse index from one set of identifiers to another."""
+    for kind, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old != new:
+            if old is not None:
+                connection.execute(_DELETE_IDENTIFIER, (app, kind, old, number))
+            if new is not None:
+                connection.execute(_INSERT_IDENTIFIER, (app, kind, new, number))
+
+
+# --- values as they stand in rows ----------------------------------------------------------------
+
+
+def _to_blob(profile_id: ProfileId) -> bytes:
+    return bytes.fromhex(profile_id.replace("-", ""))
+
+
+def _to_profile_id(blob: bytes) -> ProfileId:
+    digits = blob.hex()
+    return ProfileId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
+
+
+def _from_identifiers(identifiers: Identifiers) -> str:
+    set_count = len(identifiers)
+    while set_count and identifiers[set_count - 1] is None:
+        set_count -= 1
+    return _encode(identifiers[:set_count]).decode()
+
+
+def _to_identifiers(text: str) -> Identifiers:
+    identifiers = _decode_identifiers(text)
+    return identifiers + NO_IDENTIFIERS[len(identifiers) :]
+
+
+def _to_attributes(text: str | None) -> Attributes:
+    return () if text is None else _decode_attributes(text)
+
+
+def _to_profile(row: Row) -> tuple[int, Profile]:
+    number, blob, customer, identifiers, attributes, created_at, updated_at = row
+    return number, Profile(
+        _to_profile_id(blob),
+        customer,
+        _to_identifiers(identifiers),
+        _to_attributes(attributes),
+        created_at,
+        updated_at,
+    )

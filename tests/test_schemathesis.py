@@ -1,0 +1,190 @@
+"""The running server against its own OpenAPI document: Schemathesis makes the requests.
+
+Every check and every phase is on. What OpenAPI cannot say stands in `_is_unexplained`: a failure
+is dropped only where the contract itself gives the reason, request by request.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import httpx2
+import jsonschema_rs
+import pytest
+import schemathesis
+from schemathesis.core.failures import AcceptedNegativeData, Failure
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.engine import Status, events, from_schema
+from schemathesis.engine.recorder import ScenarioRecorder
+from schemathesis.openapi.checks import RejectedPositiveData
+
+from knownas.http import openapi
+
+CREATE_PROFILE = "/api/v2/server-side-api/profile/"
+Case = schemathesis.Case[Any]
+WHO = ("adapty-customer-user-id", "adapty-profile-id", "adapty-sdk-profile-id")
+
+
+class Server(Protocol):
+    """What this test needs of the running server."""
+
+    url: str
+    key: str
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_server_keeps_its_contract(server: Server) -> None:
+    """No generated request, alone or in a sequence, gets an answer that the document rules out."""
+    _create_profile_of_the_examples(server)
+    schema = schemathesis.openapi.from_url(
+        f"{server.url}/openapi.yaml", config=schemathesis.Config.from_dict(_config(server))
+    )
+    schema.hook("filter_failure")(_is_unexplained)
+
+    @schema.hook
+    def after_call(
+        _context: schemathesis.HookContext,
+        case: Case,
+        _response: schemathesis.Response,
+    ) -> None:
+        if case.method == "DELETE":
+            _create_profile_of_the_examples(server)
+
+    requests: Counter[str] = Counter()
+    failures: list[str] = []
+    for event in from_schema(schema).execute():
+        match event:
+            case events.ScenarioFinished(phase=phase, recorder=recorder):
+                requests[phase.value] += len(recorder.interactions)
+                failures += _failures(recorder)
+            case events.NonFatalError(label=label, value=error):
+                failures.append(f"{label}: {error!r}")
+            case events.FatalError(exception=error):
+                raise error
+
+    print(f"{requests.total()} requests: {dict(requests)}")  # noqa: T201 - pytest -rP shows it
+    assert not failures, "\n\n".join(failures)
+    # About half of what is sent today: far fewer would prove nothing.
+    assert requests["examples"] > 5, requests
+    assert requests["coverage"] > 400, requests
+    assert requests["fuzzing"] > 200, requests
+    assert requests["stateful"] > 100, requests
+
+
+def _config(server: Server) -> dict[str, Any]:
+    return {
+        "seed": 1,
+        "continue-on-failure": True,
+        "cache": {"enabled": False},
+        "auth": {
+            "openapi": {
+                "apikeyAuth": {"api_key": f"Api-Key {server.key}"},
+                "metricsAuth": {"bearer": "metrics"},
+            }
+        },
+        # Shrinking many failures takes minutes, and what is generated is small already.
+        "generation": {"max-examples": 60, "database": "none", "no-shrink": True},
+        "phases": {"stateful": {"generation": {"max-examples": 60}}},
+    }
+
+
+def _create_profile_of_the_examples(server: Server) -> None:
+    """Let both headers of the document's examples name one profile, so that they are served."""
+    headers = {
+        parameter["name"]: parameter["example"]
+        for parameter in openapi.document()["components"]["parameters"].values()
+    }
+    headers["Authorization"] = f"Api-Key {server.key}"
+    assert httpx2.post(server.url + CREATE_PROFILE, headers=headers, json={}).status_code == 200
+
+
+def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
+    for check in (check for checks in recorder.checks.values() for check in checks):
+        if check.failure_info is not None:
+            failure = check.failure_info.failure
+            yield "\n".join((check.name, failure.message, check.failure_info.code_sample))
+        elif check.status is not Status.SUCCESS:
+            yield f"{check.name}: {check.status}"
+
+
+# --- What OpenAPI cannot say ----------------------------------------------------------------
+
+
+def _is_unexplained(
+    _context: schemathesis.HookContext,
+    failure: Failure,
+    case: Case,
+    response: schemathesis.Response,
+) -> bool:
+    """Tell whether the failure stays one after what the contract says beyond OpenAPI."""
+    if isinstance(failure, RejectedPositiveData) and response.status_code == 400:
+        return not (
+            _names_no_profile(case)
+            or _depends_on_what_is_stored(response)
+            or _names_two_sdk_profiles(case)
+            or _repeats_an_attribute(case)
+        )
+    if isinstance(failure, AcceptedNegativeData):
+        return not _only_a_blank_header_is_wrong(case)
+    return True
+
+
+def _names_no_profile(case: Case) -> bool:
+    """Section 2: one of two headers is required. OpenAPI has no "either" for headers."""
+    return not _who(case) and "profile_id" not in _sdk_data(case)
+
+
+def _depends_on_what_is_stored(response: schemathesis.Response) -> bool:
+    """Sections 2 and 5: two headers that name two profiles; attributes that make more than 30.
+
+    Neither can be seen from the request, which is all that a schema describes.
+    """
+    answer = response.json()
+    return answer["error_code"] == "profile_conflict" or any(
+        "The profile would have" in message for it in answer["errors"] for message in it["errors"]
+    )
+
+
+def _names_two_sdk_profiles(case: Case) -> bool:
+    """Section 3: header and body of the SDK's call must agree. A schema sees one of the two."""
+    header = _who(case).get("adapty-sdk-profile-id")
+    body = _sdk_data(case).get("profile_id")
+    return header is not None and isinstance(body, str) and header.lower() != body.lower()
+
+
+def _repeats_an_attribute(case: Case) -> bool:
+    """Section 5: attributes are a list here and a mapping in truth. No schema says "unique key"."""
+    attributes: Any = case.body.get("custom_attributes") if isinstance(case.body, dict) else None
+    keys = [item["key"] for item in attributes or []]
+    return len(set(keys)) < len(keys)
+
+
+def _only_a_blank_header_is_wrong(case: Case) -> bool:
+    """Section 2: a blank header counts as absent, so one beside a good one is served.
+
+    The schema of the header is kept clear of it: a client should not send one.
+    """
+    if case.meta is None or case.meta.is_negative_at(ParameterLocation.BODY):
+        return False
+    given = _who(case)
+    blank = [name for name in case.headers if name.lower() in WHO and name.lower() not in given]
+    return bool(blank) and all(_header_schema(name).is_valid(it) for name, it in given.items())
+
+
+def _who(case: Case) -> dict[str, str]:
+    """Return the headers that name a profile, the blank ones left out."""
+    headers = {name.lower(): str(value).strip(" \t") for name, value in case.headers.items()}
+    return {name: headers[name] for name in WHO if headers.get(name)}
+
+
+def _header_schema(name: str) -> jsonschema_rs.Draft202012Validator:
+    components = openapi.document()["components"]
+    schemas = {it["name"]: it["schema"] for it in components["parameters"].values()}
+    schema = schemas.get(name, {"$ref": "#/components/schemas/ProfileId"})
+    return jsonschema_rs.Draft202012Validator({**schema, "components": components})
+
+
+def _sdk_data(case: Case) -> Mapping[str, Any]:
+    data = case.body.get("data") if isinstance(case.body, dict) else None
+    return data if isinstance(data, dict) else {}
