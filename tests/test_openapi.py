@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from knownas import errors, model
 from knownas.http import openapi
 from knownas.http.app import ROUTES
+from knownas.settings import PREFIX, Settings
 
 IDENTIFIERS = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
 
@@ -211,6 +212,13 @@ def test_links_lead_somewhere() -> None:
         ]
 
 
+def test_settings_exist() -> None:
+    """Every setting that the document names is one."""
+    named = set(re.findall(r"KNOWNAS_[A-Z_]+", openapi.document_text()))
+    assert named
+    assert named <= {PREFIX + it.upper() for it in Settings.__struct_fields__}
+
+
 # --- The kinds -----------------------------------------------------------------------------
 
 
@@ -367,9 +375,8 @@ def test_page_loads_nothing_from_elsewhere() -> None:
     assert page.tags.isdisjoint({"script", "style", "iframe", "img", "object"})
     assert not [name for name, _ in page.attributes if name in {"style", "src"} or name[:2] == "on"]
     assert {it for it in page.values("href") if it[0] != "#"} == {"/docs.css", "/openapi.yaml"}
-    style = Path(openapi.__file__).with_name("templates").joinpath("docs.css").read_text("utf-8")
-    assert "url(" not in style
-    assert "@import" not in style
+    assert "url(" not in openapi.docs_css()
+    assert "@import" not in openapi.docs_css()
 
 
 def test_page_shows_every_operation() -> None:
@@ -380,7 +387,7 @@ def test_page_shows_every_operation() -> None:
     assert {it[1:] for it in page.values("href") if it[0] == "#"} <= set(anchors)
     for path, _, operation in _operations():
         assert operation["operationId"] in anchors
-        assert f'"$BASE_URL{path}"' in page.text
+        assert f'"$KNOWNAS_URL{path}"' in page.text
     for kind in model.KINDS:
         assert kind.description in page.text
 

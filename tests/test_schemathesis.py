@@ -103,7 +103,7 @@ def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
     for check in (check for checks in recorder.checks.values() for check in checks):
         if check.failure_info is not None:
             failure = check.failure_info.failure
-            yield "\n".join((check.name, failure.message, check.failure_info.code_sample))
+            yield f"{check.name}\n{failure.message}\n{check.failure_info.code_sample}"
         elif check.status is not Status.SUCCESS:
             yield f"{check.name}: {check.status}"
 

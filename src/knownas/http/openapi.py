@@ -17,7 +17,10 @@ from knownas.model import KINDS
 
 _HERE: Final = Path(__file__).parent
 _EACH_KIND: Final = re.compile(r"^( *)# each kind: (.+)$", re.MULTILINE)
-_CREDENTIALS: Final = {"apikeyAuth": "Api-Key $API_KEY", "metricsAuth": "Bearer $METRICS_TOKEN"}
+_CREDENTIALS: Final = {
+    "apikeyAuth": "Api-Key $KNOWNAS_KEY",
+    "metricsAuth": "Bearer $KNOWNAS_METRICS_TOKEN",
+}
 
 
 @cache
@@ -59,6 +62,18 @@ def docs_page() -> str:
         error=list(_fields(whole["components"]["schemas"]["ErrorResponse"])),
         schemes=whole["components"]["securitySchemes"],
     )
+
+
+@cache
+def docs_css() -> str:
+    """Return the style sheet of the page."""
+    return (_HERE / "templates" / "docs.css").read_text(encoding="utf-8")
+
+
+@cache
+def docs_css() -> str:
+    """Return the style sheet of the page."""
+    return (_HERE / "templates" / "docs.css").read_text(encoding="utf-8")
 
 
 def _every_kind(marker: re.Match[str]) -> str:
@@ -167,7 +182,7 @@ def _curl(
     """Return a command that works when pasted, once its shell variables are set."""
     # curl itself makes a GET, and with --data a POST.
     verb = "" if method in {"get", "post"} else f"-X {method.upper()} "
-    parts = [f'curl {verb}"$BASE_URL{path}"']
+    parts = [f'curl {verb}"$KNOWNAS_URL{path}"']
     parts += [f'-H "Authorization: {_CREDENTIALS[name]}"' for it in security for name in it]
     # The first header is enough: any other is another way to name the same profile.
     parts += [f"-H '{it['name']}: {it['example']}'" for it in parameters[:1]]
@@ -195,6 +210,8 @@ def _type(schema: dict[str, Any]) -> str:
         return json.dumps(schema["const"])
     if "enum" in schema:
         return " | ".join(json.dumps(value) for value in schema["enum"])
+    if "anyOf" in schema and "type" not in schema:
+        return " | ".join(_type(part) for part in schema["anyOf"])
     types = schema.get("type", "object")
     words = [" | ".join(types) if isinstance(types, list) else types]
     if "format" in schema:

@@ -19,6 +19,9 @@ class Storage(Protocol):
     the data of one app takes the app first, and sees nothing of any other.
     """
 
+    migrated: list[str]
+    """The names of the schema steps that opening it applied."""
+
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
         """Return a profile's identifiers: the hot read.
 

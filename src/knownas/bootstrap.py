@@ -1,0 +1,34 @@
+"""The only wiring: settings to storage to registry to application."""
+
+from knownas.http.app import Application, create_app
+from knownas.registry import Registry
+from knownas.settings import Settings, SettingsError
+from knownas.storage import Storage
+from knownas.storage.sqlite import SqliteStorage
+
+
+def open_storage(url: str) -> Storage:
+    """Open the database that a URL names: `sqlite:///path`, or `sqlite://` for a temporary one.
+
+    Raises SettingsError for any other URL.
+    """
+    if url == "sqlite://":
+        return SqliteStorage(None)
+    path = url.removeprefix("sqlite:///")
+    if path == url or not path:
+        raise SettingsError(
+            f"KNOWNAS_DATABASE={url!r}: must be sqlite:///path, or sqlite:// for a temporary one."
+        )
+    return SqliteStorage(path)
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Open the registry over the database of `settings`."""
+    return Registry(
+        open_storage(settings.database), auto_create_profiles=settings.auto_create_profiles
+    )
+
+
+def make_app(settings: Settings) -> Application:
+    """Make the application that a server process serves."""
+    return create_app(open_registry(settings), settings)

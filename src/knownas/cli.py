@@ -1,0 +1,515 @@
+"""The `knownas` command: thin over the registry."""
+
+import asyncio
+import functools
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, ParamSpec
+
+import click
+import msgspec
+
+from knownas import bootstrap, logs, settings
+from knownas.errors import KnownasError
+from knownas.http import server
+from knownas.keys import KeyType
+from knownas.model import (
+    ApiKey,
+    App,
+    Profile,
+    ProfileRef,
+    clean_customer_user_id,
+    clean_identifiers,
+    clean_profile_id,
+    identifiers_by_name,
+    unknown_kinds,
+)
+from knownas.registry import Registry
+from knownas.storage.migrate import MigrationError
+
+P = ParamSpec("P")
+
+
+class _Failure(click.ClickException):
+    """One clear line and exit code 1."""
+
+    def show(self, file: Any = None) -> None:  # noqa: ANN401 - click's own signature
+        click.echo(f"knownas: {self.message}", err=True, file=file)
+
+
+def main() -> None:
+    """Run the command."""
+    cli(prog_name="knownas")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="knownas")
+def cli() -> None:
+    """By which identifiers every other system knows your user."""
+
+
+def _database_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--database", metavar="URL", help="sqlite:///path; default: KNOWNAS_DATABASE."
+    )(command)
+
+
+def _json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _app_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--app", "app_name", default="default", show_default=True)(command)
+
+
+def _who_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--customer", metavar="ID", help="The customer's id.")(command)
+    return click.option("--profile", "profile_id", metavar="UUID", help="The profile's id.")(
+        command
+    )
+
+
+def _load_settings(database: str | None) -> settings.Settings:
+    try:
+        loaded = settings.load(os.environ)
+    except settings.SettingsError as error:
+        raise _Failure(str(error)) from None
+    return msgspec.structs.replace(loaded, database=database) if database else loaded
+
+
+def _on_registry(
+    command: Callable[Concatenate[Registry, P], Awaitable[None]],
+) -> Callable[..., None]:
+    """Open the registry for a command and tell its errors in one line."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, database: str | None, **kwargs: P.kwargs) -> None:
+        loaded = _load_settings(database)
+
+        async def with_registry() -> None:
+            registry = bootstrap.open_registry(loaded)
+            try:
+                await command(registry, *args, **kwargs)
+            finally:
+                await registry.close()
+
+        _telling_errors(lambda: asyncio.run(with_registry()))
+
+    return run
+
+
+def _telling_errors(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except KnownasError as error:
+        lines = [f"{source}: {message}" if source else message for source, message in error.fields]
+        raise _Failure("\n".join(lines)) from None
+    except (MigrationError, settings.SettingsError) as error:
+        raise _Failure(str(error)) from None
+
+
+# --- The server -------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
+@_database_option
+def serve(host: str, port: int, workers: int, database: str | None) -> None:
+    """Serve the API; on an empty database, make the app `default` and show its key once."""
+    loaded = _load_settings(database)
+    if workers > 1 and loaded.database == "sqlite://":
+        raise _Failure("--workers: a temporary database (sqlite://) serves one process only.")
+    logs.configure(loaded.log_format)
+    if loaded.database != "sqlite://":
+        _telling_errors(lambda: asyncio.run(_welcome(loaded, f"http://{host}:{port}")))
+    try:
+        listening = server.listen(host, port)
+    except OSError as error:
+        raise _Failure(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
+    click.echo(f"knownas listens on http://{host}:{listening.getsockname()[1]}", err=True)
+    server.run(
+        functools.partial(bootstrap.make_app, loaded),
+        listening,
+        workers=workers,
+        trusted_proxies=loaded.trusted_proxies,
+    )
+
+
+async def _welcome(loaded: settings.Settings, url: str) -> None:
+    """On an empty database, make the first app and show its key."""
+    registry = bootstrap.open_registry(loaded)
+    try:
+        if await registry.apps():
+            return
+        app = await registry.create_app("default")
+        key, _ = await registry.create_key(app, "secret", label="first start")
+    finally:
+        await registry.close()
+    path = f"{url}/api/v2/server-side-api"
+    click.echo(f"""
+This is the first start: the app `default` was made. Its secret key, shown only this once:
+
+    {key}
+
+Make a profile, set two identifiers, and read them back:
+
+    curl -X POST {path}/profile/ \\
+      -H 'Authorization: Api-Key {key}' -H 'adapty-customer-user-id: user-1'
+
+    curl -X POST {path}/integration/profile/set/integration-identifiers/ \\
+      -H 'Authorization: Api-Key {key}' -H 'adapty-customer-user-id: user-1' \\
+      -H 'Content-Type: application/json' \\
+      -d '{{"appsflyer_id": "1741933337626-3179568", "mixpanel_user_id": "33w6yv5DPq"}}'
+
+    curl {path}/integration/profile/set/integration-identifiers/ \\
+      -H 'Authorization: Api-Key {key}' -H 'adapty-customer-user-id: user-1'
+""")
+
+
+# --- Apps ---------------------------------------------------------------------------------------
+
+
+@cli.group("app")
+def app_group() -> None:
+    """Make, list and delete apps."""
+
+
+@app_group.command("create")
+@click.argument("name")
+@_json_option
+@_database_option
+@_on_registry
+async def app_create(registry: Registry, name: str, *, as_json: bool) -> None:
+    """Make an app."""
+    app = await registry.create_app(name)
+    _print(_app_data(app), as_json, f"Made the app {app.name} ({app.uuid}).")
+
+
+@app_group.command("list")
+@_json_option
+@_database_option
+@_on_registry
+async def app_list(registry: Registry, *, as_json: bool) -> None:
+    """List the apps."""
+    apps = await registry.apps()
+    lines = [f"{app.name}  {app.uuid}  {_time(app.created_at)}" for app in apps]
+    _print([_app_data(app) for app in apps], as_json, "\n".join(lines) or "There is no app.")
+
+
+@app_group.command("delete")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_json_option
+@_database_option
+@_on_registry
+async def app_delete(registry: Registry, name: str, *, yes: bool, as_json: bool) -> None:
+    """Delete an app with its keys and all its profiles."""
+    app = await registry.app(name)
+    if not yes:
+        click.confirm(f"Delete the app {name} with all its profiles and keys?", abort=True)
+    await registry.delete_app(app.id)
+    _print(_app_data(app), as_json, f"Deleted the app {name}.")
+
+
+# --- Keys ---------------------------------------------------------------------------------------
+
+
+@cli.group("key")
+def key_group() -> None:
+    """Make, adopt, list, revoke and rotate API keys."""
+
+
+def _new_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--type", "key_type", type=click.Choice(["secret", "public"]), default="secret"
+        ),
+        click.option("--label", default="", help="What it is for."),
+        click.option("--days", type=click.IntRange(1), help="Days until it expires."),
+    ):
+        command = option(command)
+    return command
+
+
+def _expiry(days: int | None) -> int | None:
+    return None if days is None else time.time_ns() // 1_000_000 + days * 86_400_000
+
+
+@key_group.command("create")
+@_new_key_options
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def key_create(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    *,
+    app_name: str,
+    key_type: KeyType,
+    label: str,
+    days: int | None,
+    as_json: bool,
+) -> None:
+    """Make a key and show it, this once."""
+    app = await registry.app(app_name)
+    text, key = await registry.create_key(app, key_type, label=label, expires_at=_expiry(days))
+    _print({"key": text, **_key_data(key)}, as_json, text)
+
+
+@key_group.command("adopt")
+@click.option("--stdin", is_flag=True, required=True, help="Read the key from standard input.")
+@_new_key_options
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def key_adopt(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    *,
+    stdin: bool,  # noqa: ARG001 - it only says where the key comes from
+    app_name: str,
+    key_type: KeyType,
+    label: str,
+    days: int | None,
+    as_json: bool,
+) -> None:
+    """Accept a key that the team uses already, such as an Adapty key."""
+    app = await registry.app(app_name)
+    text = sys.stdin.read().strip()
+    key = await registry.adopt_key(app, text, key_type, label=label, expires_at=_expiry(days))
+    _print(_key_data(key), as_json, f"Adopted as {key.id}.")
+
+
+@key_group.command("list")
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def key_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """List the keys of an app; the keys themselves are not stored."""
+    app = await registry.app(app_name)
+    keys = await registry.keys(app.id)
+    now = time.time_ns() // 1_000_000
+    lines = [
+        f"{key.id}  {key.type}  {'live' if key.is_live(now) else 'ended'}  "
+        f"{_time(key.created_at)}  {key.label}"
+        for key in keys
+    ]
+    _print([_key_data(key) for key in keys], as_json, "\n".join(lines) or "There is no key.")
+
+
+@key_group.command("revoke")
+@click.argument("key_id")
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def key_revoke(registry: Registry, key_id: str, *, app_name: str, as_json: bool) -> None:
+    """Revoke a key: every server process refuses it within a second."""
+    app = await registry.app(app_name)
+    await registry.revoke_key(app.id, key_id)
+    _print({"id": key_id, "revoked": True}, as_json, f"Revoked {key_id}.")
+
+
+@key_group.command("rotate")
+@click.argument("key_id")
+@click.option("--overlap", type=click.IntRange(0), default=3_600, help="Seconds both are good.")
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def key_rotate(
+    registry: Registry, key_id: str, *, overlap: int, app_name: str, as_json: bool
+) -> None:
+    """Make a successor of a key and show it; the old one ends after the overlap."""
+    app = await registry.app(app_name)
+    text, key = await registry.rotate_key(app, key_id, overlap_seconds=overlap)
+    _print({"key": text, **_key_data(key)}, as_json, text)
+
+
+# --- Profiles -----------------------------------------------------------------------------------
+
+
+@cli.command("get")
+@_who_options
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def get_identifiers(
+    registry: Registry,
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Show the identifiers of a profile."""
+    app = await registry.app(app_name)
+    profile = await registry.profile(app.id, _who(customer, profile_id))
+    _print_identifiers(profile, as_json)
+
+
+@cli.command("set")
+@click.argument("values", nargs=-1, required=True, metavar="KIND=VALUE...")
+@_who_options
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def set_identifiers(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    values: tuple[str, ...],
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Set identifiers of a profile: knownas set --customer user-1 appsflyer_id=17419-317."""
+    pairs = [value.partition("=") for value in values]
+    cleaned, unknown = clean_identifiers({name: value for name, _, value in pairs})
+    if unknown:
+        raise unknown_kinds(unknown)
+    app = await registry.app(app_name)
+    _print_identifiers(
+        await registry.set_identifiers(app.id, _who(customer, profile_id), cleaned), as_json
+    )
+
+
+@cli.group("profile")
+def profile_group() -> None:
+    """Make, show and delete profiles."""
+
+
+def _profile_command(name: str, text: str, use_case: str, done: str) -> None:
+    @profile_group.command(name, help=text)
+    @_who_options
+    @_app_option
+    @_json_option
+    @_database_option
+    @_on_registry
+    async def command(
+        registry: Registry,
+        *,
+        customer: str | None,
+        profile_id: str | None,
+        app_name: str,
+        as_json: bool,
+    ) -> None:
+        app = await registry.app(app_name)
+        ref = _who(customer, profile_id)
+        arguments = ({},) if use_case == "put_profile" else ()
+        profile: Profile = await getattr(registry, use_case)(app.id, ref, *arguments)
+        of = f" of the customer {profile.customer_user_id}" if profile.customer_user_id else ""
+        _print(_profile_data(profile), as_json, f"{done} {profile.profile_id}{of}")
+
+
+_profile_command(
+    "create", "Make a profile, or show the one that is there.", "put_profile", "Profile"
+)
+_profile_command("show", "Show a profile.", "profile", "Profile")
+_profile_command("delete", "Delete a profile.", "delete_profile", "Deleted the profile")
+
+
+@cli.command()
+@click.argument("count", type=click.IntRange(1))
+@click.option("--seed", type=int, default=1, show_default=True)
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def demo(registry: Registry, count: int, *, seed: int, app_name: str, as_json: bool) -> None:
+    """Fill an app with COUNT plausible profiles, the same for the same seed."""
+    app = await registry.app(app_name)
+    with click.progressbar(length=count, label="Profiles", file=sys.stderr) as bar:
+        added = await registry.fill_with_demo(app.id, count, seed=seed, progress=bar.update)
+    _print({"added": added}, as_json, f"Added {added} profiles to the app {app_name}.")
+
+
+# --- The database -------------------------------------------------------------------------------
+
+
+@cli.command()
+@_json_option
+@_database_option
+def migrate(*, database: str | None, as_json: bool) -> None:
+    """Bring the database to this program's schema, and say what was done."""
+    loaded = _load_settings(database)
+
+    def run() -> None:
+        storage = bootstrap.open_storage(loaded.database)
+        asyncio.run(storage.close())
+        done = storage.migrated
+        _print({"applied": done}, as_json, "\n".join(done) or "The schema is up to date.")
+
+    _telling_errors(run)
+
+
+@cli.command()
+@_json_option
+@_database_option
+@_on_registry
+async def check(registry: Registry, *, as_json: bool) -> None:
+    """Check the database, and that its reverse index agrees with the profiles."""
+    problems = await registry.check()
+    _print({"problems": problems}, as_json, "\n".join(problems) or "All is well.")
+    if problems:
+        sys.exit(1)
+
+
+# --- Printing -----------------------------------------------------------------------------------
+
+
+def _print(data: object, as_json: bool, text: str) -> None:  # noqa: FBT001 - an option's value
+    click.echo(msgspec.json.encode(data).decode() if as_json else text)
+
+
+def _print_identifiers(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
+    data = identifiers_by_name(profile.identifiers)
+    lines = [f"{name} = {value}" for name, value in data.items() if value is not None]
+    _print(data, as_json, "\n".join(lines) or "No identifier is set.")
+
+
+def _who(customer: str | None, profile_id: str | None) -> ProfileRef:
+    if not customer and not profile_id:
+        raise _Failure("Say whom: --customer ID or --profile UUID.")
+    return ProfileRef(
+        clean_customer_user_id(os.fsencode(customer), source="--customer") if customer else None,
+        clean_profile_id(profile_id, source="--profile") if profile_id else None,
+    )
+
+
+def _app_data(app: App) -> dict[str, Any]:
+    return {"name": app.name, "app_id": app.uuid, "created_at": app.created_at}
+
+
+def _key_data(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "app": key.app.name,
+        "type": key.type,
+        "label": key.label,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+    }
+
+
+def _profile_data(profile: Profile) -> dict[str, Any]:
+    return {
+        "profile_id": profile.profile_id,
+        "customer_user_id": profile.customer_user_id,
+        "identifiers": identifiers_by_name(profile.identifiers),
+        "custom_attributes": dict(profile.attributes),
+        "created_at": profile.created_at,
+        "updated_at": profile.updated_at,
+    }
+
+
+def _time(milliseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(milliseconds / 1_000))

@@ -1,0 +1,177 @@
+"""The application: which path is served by what, and what stands around every answer."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from knownas import logs
+from knownas.errors import InternalError, KnownasError, MethodNotAllowed, NotFound
+from knownas.http import adapty, ops, wire
+from knownas.http.guard import KeyGuard
+from knownas.metrics import Metrics
+from knownas.registry import Registry
+from knownas.settings import Settings
+
+Handler = Callable[[Request], Awaitable[Response]]
+Application = Starlette
+
+
+class Resource:
+    """One path and the handler of each method on it. HEAD answers as GET."""
+
+    def __init__(self, path: str, **methods: Handler) -> None:
+        """Serve `path`, and where it ends in a slash the same without it."""
+        self.path = path
+        self.methods: Mapping[str, Handler] = methods
+        self.allow = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (the ASGI protocol)."""
+        scope["knownas.route"] = self.path
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        handler = self.methods.get(method)
+        if handler is None:
+            error = MethodNotAllowed(f"{self.path} takes only {self.allow}.")
+            scope["knownas.allow"] = self.allow
+            raise error
+        response = await handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+    def routes(self) -> list[Route]:
+        """Return the Starlette routes that lead here, whatever the method."""
+        paths = dict.fromkeys((self.path, self.path.rstrip("/") or "/"))
+        return [Route(path, endpoint=self) for path in paths]
+
+
+ROUTES: Final = (
+    Resource(
+        "/api/v2/server-side-api/integration/profile/set/integration-identifiers/",
+        GET=adapty.get_identifiers,
+        POST=adapty.set_identifiers,
+    ),
+    Resource(
+        "/api/v2/server-side-api/profile/",
+        GET=adapty.get_profile,
+        POST=adapty.put_profile,
+        PATCH=adapty.update_profile,
+        DELETE=adapty.delete_profile,
+    ),
+    Resource(
+        "/api/v1/sdk/integration/profile/set/integration-identifiers/",
+        POST=adapty.set_identifiers_from_sdk,
+    ),
+    Resource("/healthz", GET=ops.healthz),
+    Resource("/readyz", GET=ops.readyz),
+    Resource("/metrics", GET=ops.metrics),
+    Resource("/openapi.yaml", GET=ops.openapi_yaml),
+    Resource("/docs", GET=ops.docs),
+    Resource("/docs.css", GET=ops.docs_css),
+)
+
+
+class Envelope:
+    """What stands around every answer: its Request-Id, its error body, its count, its log line."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        """Wrap `app`."""
+        self._app = app
+        self._dialect = settings.error_dialect
+        self._access_log = settings.access_log
+        self._metrics = metrics
+        self._log = logs.get()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on (the ASGI protocol)."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = wire.request_id(scope["headers"])
+        # Paths match byte for byte, so routing sees what was sent, not what it decodes to.
+        scope["path"] = scope["raw_path"].decode("latin-1")
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"request-id", request_id.encode()),
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except KnownasError as error:
+            await self._answer(error, scope, receive, send_with_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
+            self._log.error(
+                "unexpected_error",
+                type=type(error).__name__,
+                at=logs.place_of(error),
+                request_id=request_id,
+            )
+            if status == 0:
+                await self._answer(InternalError(), scope, receive, send_with_id)
+        route = scope.get("knownas.route", "unknown")
+        method = scope["method"] if route != "unknown" else "any"
+        self._metrics.requests[method, route, status] += 1
+        if self._access_log:
+            self._log.info(
+                "request",
+                method=method,
+                route=route,
+                status=status,
+                ms=round((time.perf_counter() - began) * 1_000, 3),
+                request_id=request_id,
+            )
+
+    async def _answer(
+        self, error: KnownasError, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        headers: dict[str, str] = {}
+        if "knownas.allow" in scope:
+            headers["Allow"] = scope["knownas.allow"]
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(error.retry_after)
+        response = Response(
+            wire.error_body(error, self._dialect),
+            status_code=wire.STATUS[error.code],
+            headers=headers,
+            media_type="application/json",
+        )
+        await response(scope, receive, send)
+
+
+async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise NotFound
+
+
+def create_app(registry: Registry, settings: Settings) -> Application:
+    """Make the application over a registry, which it closes when it stops."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
+        yield
+        await registry.close()
+
+    app = Starlette(
+        routes=[route for resource in ROUTES for route in resource.routes()], lifespan=lifespan
+    )
+    app.router.redirect_slashes = False
+    app.router.default = _nothing_here
+    app.state.registry = registry
+    app.state.settings = settings
+    app.state.metrics = metrics
+    app.state.guard = KeyGuard(settings.bad_keys_per_minute)
+    app.add_middleware(Envelope, settings=settings, metrics=metrics)
+    return app

@@ -1,0 +1,230 @@
+"""What stands on the wire: headers in, bodies in and out, errors in their three dialects.
+
+Source: the wire contract, sections 1 to 4.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from knownas import errors
+from knownas.errors import KnownasError, ParseError, ValidationError
+from knownas.model import KINDS, Identifiers, ProfileRef, clean_customer_user_id, clean_profile_id
+
+CUSTOMER_HEADER: Final = "adapty-customer-user-id"
+PROFILE_HEADER: Final = "adapty-profile-id"
+SDK_PROFILE_HEADER: Final = "adapty-sdk-profile-id"
+IGNORED_HEADER: Final = "Knownas-Ignored"
+
+BODY_LIMIT: Final = 64 * 1024
+"""Bytes of the largest body on the compatible paths."""
+MAX_DEPTH: Final = 32
+
+STATUS: Final = {
+    "validation_error": 400,
+    "parse_error": 400,
+    "profile_conflict": 400,
+    "unauthorized": 401,
+    "not_found": 404,
+    "profile_not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "rate_limited": 429,
+    "headers_too_large": 431,
+    "internal_error": 500,
+    "service_unavailable": 503,
+}
+"""The one table from error code to HTTP status."""
+
+_LIVE: Final = {
+    "unauthorized": ("not_authenticated", "Authentication credentials were not provided."),
+    "profile_not_found": ("profile_does_not_exist", "Profile not found"),
+}
+"""What Adapty's own server was seen to say instead of its specification's code and text."""
+
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAX_NAMES: Final = 10
+
+encode = msgspec.json.Encoder().encode
+_IdentifiersBody = msgspec.defstruct(
+    "_IdentifiersBody", [(kind.name, str | None) for kind in KINDS], frozen=True, gc=False
+)
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+def identifiers_body(identifiers: Identifiers) -> bytes:
+    """Return the body of the hot GET: every kind, in the seed's order."""
+    return encode(_IdentifiersBody(*identifiers))
+
+
+def error_body(error: KnownasError, dialect: str) -> bytes:
+    """Return an error's body in a dialect: `schema`, `example` or `live`."""
+    code = error.code
+    fields: list[tuple[str | None, str]] = list(error.fields)
+    if dialect == "live" and code in _LIVE:
+        code, message = _LIVE[code]
+        fields = [(None, message)]
+    if dialect == "example":
+        entries: list[Any] = [
+            message if source is None else f"{source}: {message}" for source, message in fields
+        ]
+    else:
+        by_source: dict[str | None, list[str]] = {}
+        for source, message in fields:
+            by_source.setdefault(source, []).append(message)
+        entries = [{"source": source, "errors": found} for source, found in by_source.items()]
+    return encode({"errors": entries, "error_code": code, "status_code": STATUS[error.code]})
+
+
+def request_id(headers: RawHeaders) -> str:
+    """Return the request's own id where it has a usable one, else a new one."""
+    own = None
+    for name, value in headers:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return value.decode("ascii")
+        if name == b"request-id" and own is None and _REQUEST_ID.fullmatch(value):
+            own = value.decode("ascii")
+    return own or uuid.uuid4().hex
+
+
+def single_header(headers: RawHeaders, name: str, *, error: KnownasError | None = None) -> bytes:
+    """Return a header's value, trimmed; b"" when it is absent or blank.
+
+    Raises `error`, or a ValidationError, when it stands twice with different values.
+    """
+    values = {value.strip(b" \t") for key, value in headers if key == name.encode()}
+    if len(values) > 1:
+        raise error or ValidationError(
+            "This header stands twice with different values.", source=name
+        )
+    return values.pop() if values else b""
+
+
+def authorization(headers: RawHeaders) -> bytes | None:
+    """Return the Authorization header; two of them are as good as none."""
+    values = [value for key, value in headers if key == b"authorization"]
+    return values[0] if len(values) == 1 else None
+
+
+def profile_ref(headers: RawHeaders) -> ProfileRef:
+    """Return whom the request is about. Raises ValidationError (contract, section 2)."""
+    customer = single_header(headers, CUSTOMER_HEADER)
+    profile = single_header(headers, PROFILE_HEADER)
+    if not customer and not profile:
+        raise ValidationError(f"Send the header {CUSTOMER_HEADER} or {PROFILE_HEADER}.")
+    return ProfileRef(
+        clean_customer_user_id(customer, source=CUSTOMER_HEADER) if customer else None,
+        clean_profile_id(profile.decode("latin-1"), source=PROFILE_HEADER) if profile else None,
+    )
+
+
+async def json_object(request: Request, *, if_empty: KnownasError | None = None) -> dict[str, Any]:
+    """Return the body, a JSON object; an empty body is `if_empty`, or else an empty object.
+
+    Checks in the contract's order: size, emptiness, media type, syntax.
+    """
+    headers = request.scope["headers"]
+    media_type = single_header(headers, "content-type")
+    body = await _bounded_body(request)
+    if not body:
+        if if_empty is not None:
+            raise if_empty
+        return {}
+    if media_type and media_type.partition(b";")[0].strip().lower() != b"application/json":
+        raise errors.UnsupportedMediaType(source="content-type")
+    if single_header(headers, "content-encoding").lower() not in {b"", b"identity"}:
+        raise errors.UnsupportedMediaType(source="content-encoding")
+    return parse_object(body)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in a body.
+
+    Raises ParseError for what is not strict UTF-8 JSON, for an object with one key twice, and
+    for nesting deeper than 32; ValidationError for JSON that is no object.
+    """
+    try:
+        parsed = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        raise ParseError from None
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(parsed) > MAX_DEPTH:
+        raise ParseError(f"The body is nested deeper than {MAX_DEPTH}.")
+    if not isinstance(parsed, dict):
+        raise ValidationError("The body must be a JSON object.")
+    if not _has_no_twins(body, parsed):
+        json.loads(body.decode(), object_pairs_hook=_refuse_twins)
+    return parsed
+
+
+def ignored_header(names: list[str]) -> dict[str, str]:
+    """Return the header that names what of a body was left out; none when nothing was."""
+    if not names:
+        return {}
+    shown = [name for name in names if _SAFE_NAME.fullmatch(name)][:_MAX_NAMES]
+    uncounted = len(names) - len(shown)
+    return {IGNORED_HEADER: ", ".join([*shown, *([f"+{uncounted}"] if uncounted else [])])}
+
+
+def json_response(content: object, *, headers: dict[str, str] | None = None) -> Response:
+    """Return a 200 with a JSON body."""
+    return Response(encode(content), headers=headers, media_type="application/json")
+
+
+async def _bounded_body(request: Request) -> bytes:
+    too_large = errors.PayloadTooLarge(f"The body is over {BODY_LIMIT} bytes; send less at once.")
+    length = single_header(request.scope["headers"], "content-length")
+    if length.isdigit() and (len(length) > len(str(BODY_LIMIT)) or int(length) > BODY_LIMIT):
+        raise too_large
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                raise too_large
+    except ClientDisconnect:
+        raise ParseError("The body was cut short.") from None
+    return body
+
+
+def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:
+    """Tell whether the body surely has no key twice; False says nothing.
+
+    In a flat object without escapes each text stands between two quotes, so more quotes than
+    the parsed texts explain mean that the parser dropped something.
+    """
+    texts = len(parsed) + sum(isinstance(value, str) for value in parsed.values())
+    return b"\\" not in body and body.count(b'"') == 2 * texts
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ParseError("An object in the body has the same key twice.")
+    return made
+
+
+def _depth(parsed: object) -> int:
+    depth, level = 0, [parsed]
+    while level:
+        inside: list[object] = []
+        nested = False
+        for value in level:
+            if isinstance(value, dict):
+                nested = True
+                inside += value.values()
+            elif isinstance(value, list):
+                nested = True
+                inside += value
+        depth += nested
+        level = inside
+    return depth

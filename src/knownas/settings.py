@@ -1,0 +1,79 @@
+"""Settings: one table, read from `KNOWNAS_…` environment variables.
+
+`docs/configuration.md` documents each; a test holds the two together.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+PREFIX: Final = "KNOWNAS_"
+
+# Read by clients and by the documentation's examples, not by the server.
+_NOT_OURS: Final = frozenset({"KNOWNAS_URL", "KNOWNAS_KEY"})
+
+_SWITCHES: Final = {"on": True, "off": False}
+
+
+class SettingsError(Exception):
+    """A setting has a value that it cannot have; the text is one line that says which."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator can choose. The names are those of the variables, in lower case."""
+
+    database: Annotated[str, Meta(description="Where the data is.")] = "sqlite:///knownas.db"
+    error_dialect: Annotated[
+        Literal["schema", "example", "live"],
+        Meta(description="The shape of error bodies: the wire contract, section 4."),
+    ] = "schema"
+    unknown_keys: Annotated[
+        Literal["name", "reject"],
+        Meta(description="What becomes of a key in a body that is no kind of identifier."),
+    ] = "name"
+    auto_create_profiles: Annotated[
+        bool, Meta(description="Whether setting identifiers creates an unknown profile.")
+    ] = False
+    trusted_proxies: Annotated[
+        str, Meta(description="Addresses or networks whose X-Forwarded-For is believed.")
+    ] = ""
+    bad_keys_per_minute: Annotated[
+        int, Meta(ge=1, description="Distinct unknown keys one address may try a minute.")
+    ] = 20
+    metrics_token: Annotated[
+        str, Meta(description="The bearer token that opens /metrics; without it: 404.")
+    ] = ""
+    log_format: Annotated[Literal["console", "json"], Meta(description="How log lines look.")] = (
+        "console"
+    )
+    access_log: Annotated[bool, Meta(description="Whether each request is logged.")] = True
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """Return the settings that `environment` gives; what it does not give has its default.
+
+    Raises SettingsError for a value that is not allowed, or a `KNOWNAS_…` name that is unknown.
+    """
+    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    given: dict[str, object] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable in _NOT_OURS:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=1)
+            hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else "."
+            raise SettingsError(f"{variable}: there is no such setting{hint}")
+        try:
+            value = _SWITCHES.get(text, text) if _is_switch(types[name]) else text
+            given[name] = msgspec.convert(value, types[name], strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"{variable}={text!r}: {error}") from None
+    return Settings(**given)  # type: ignore[arg-type]  # converted to each field's own type above
+
+
+def _is_switch(field_type: object) -> bool:
+    return getattr(field_type, "__origin__", field_type) is bool
