@@ -100,12 +100,16 @@ def _create_profile_of_the_examples(server: Server) -> None:
 
 
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
-    for check in (check for checks in recorder.checks.values() for check in checks):
-        if check.failure_info is not None:
-            failure = check.failure_info.failure
-            yield f"{check.name}\n{failure.message}\n{check.failure_info.code_sample}"
-        elif check.status is not Status.SUCCESS:
-            yield f"{check.name}: {check.status}"
+    for case_id, checks in recorder.checks.items():
+        interaction = recorder.interactions.get(case_id)
+        response = interaction.response if interaction else None
+        answer = f"{response.status_code} {response.text}" if response else "no answer"
+        for check in checks:
+            if check.failure_info is not None:
+                found = check.failure_info
+                yield f"{check.name}: {found.failure.message}\n{found.code_sample}\n{answer}"
+            elif check.status is not Status.SUCCESS:
+                yield f"{check.name}: {check.status}"
 
 
 # --- What OpenAPI cannot say ----------------------------------------------------------------
@@ -132,7 +136,7 @@ def _is_unexplained(
 
 def _names_no_profile(case: Case) -> bool:
     """Section 2: one of two headers is required. OpenAPI has no "either" for headers."""
-    return not _who(case) and "profile_id" not in _sdk_data(case)
+    return not _who(case) and _sdk_data(case).get("profile_id") is None
 
 
 def _depends_on_what_is_stored(response: schemathesis.Response) -> bool:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import click
 import msgspec
@@ -28,8 +28,6 @@ from knownas.model import (
 )
 from knownas.registry import Registry
 from knownas.storage.migrate import MigrationError
-
-P = ParamSpec("P")
 
 
 class _Failure(click.ClickException):
@@ -79,13 +77,11 @@ def _load_settings(database: str | None) -> settings.Settings:
     return msgspec.structs.replace(loaded, database=database) if database else loaded
 
 
-def _on_registry(
-    command: Callable[Concatenate[Registry, P], Awaitable[None]],
-) -> Callable[..., None]:
+def _on_registry(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Open the registry for a command and tell its errors in one line."""
 
     @functools.wraps(command)
-    def run(*args: P.args, database: str | None, **kwargs: P.kwargs) -> None:
+    def run(*args: object, database: str | None, **kwargs: object) -> None:
         loaded = _load_settings(database)
 
         async def with_registry() -> None:
@@ -403,7 +399,7 @@ def _profile_command(name: str, text: str, use_case: str, done: str) -> None:
     ) -> None:
         app = await registry.app(app_name)
         ref = _who(customer, profile_id)
-        arguments = ({},) if use_case == "put_profile" else ()
+        arguments: tuple[dict[str, str], ...] = ({},) if use_case == "put_profile" else ()
         profile: Profile = await getattr(registry, use_case)(app.id, ref, *arguments)
         of = f" of the customer {profile.customer_user_id}" if profile.customer_user_id else ""
         _print(_profile_data(profile), as_json, f"{done} {profile.profile_id}{of}")

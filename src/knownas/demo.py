@@ -49,7 +49,7 @@ def profiles(*, seed: int, start: int, count: int, now: int) -> Iterator[Profile
             round(rng.triangular(*_KINDS_A_PROFILE[::2], _KINDS_A_PROFILE[1])), len(KINDS)
         )
         chosen = set(rng.sample(range(len(KINDS)), count_set))
-        identifiers = []
+        identifiers: list[str | None] = []
         for kind_number, kind in enumerate(KINDS):
             if kind_number in chosen:
                 value = str(uuid.UUID(int=rng.getrandbits(128), version=4))

@@ -322,13 +322,13 @@ def _unknown_kind_message(name: str, *, hint: bool) -> str:
     return f"Unknown identifier; did you mean {near}?" if near else "Unknown identifier."
 
 
-def _attribute_value(value: str | float | None) -> str | float | None:
+def _attribute_value(value: Any) -> str | float | None:  # noqa: ANN401 - checked just before
     if isinstance(value, int) and abs(value) > _MAX_EXACT_INTEGER:
         return float(value)
-    return None if value == "" else value
+    return value or None if isinstance(value, str) else value
 
 
-def _attribute_problem(item: Any) -> str | None:  # noqa: ANN401 - it is what a client sent
+def _attribute_problem(item: Any) -> str | None:  # noqa: ANN401, PLR0911 - what a client sent; one line a rule
     if not isinstance(item, dict) or "key" not in item or "value" not in item:
         return 'Must be an object {"key": …, "value": …}.'
     if unknown := sorted(item.keys() - {"key", "value"}):

@@ -162,7 +162,7 @@ _NOT_KEPT: Final[dict[str, tuple[tuple[type, ...], tuple[object, ...] | None]]] 
     "store_country": _TEXT,
     "store": _TEXT,
     "store_account_token": _TEXT,
-    "att_status": ((int,), (0, 1, 2, 3)),
+    "att_status": ((int, float), (0, 1, 2, 3)),  # to JSON, 2.0 is an integer
     "analytics_disabled": ((bool,), None),
     "installation_meta": ((dict,), None),
 }

@@ -70,12 +70,6 @@ def docs_css() -> str:
     return (_HERE / "templates" / "docs.css").read_text(encoding="utf-8")
 
 
-@cache
-def docs_css() -> str:
-    """Return the style sheet of the page."""
-    return (_HERE / "templates" / "docs.css").read_text(encoding="utf-8")
-
-
 def _every_kind(marker: re.Match[str]) -> str:
     indent, text = marker.groups()
     return "\n".join(

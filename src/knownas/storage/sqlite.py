@@ -66,11 +66,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 _KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
 _KEY_BY_DIGEST: Final = f"""
 SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?
-"""
+"""  # noqa: S608 - the columns are a constant
 _KEYS: Final = f"""
 SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.app_id = ? ORDER BY k.created_at, k.id
-"""
+"""  # noqa: S608 - the columns are a constant
 _EXPIRE_KEY: Final = """
 UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id = ?2 AND id = ?3
 """
@@ -173,6 +173,8 @@ class SqliteStorage:
         """See `Storage.change_profile`."""
 
         def work(connection: apsw.Connection) -> Profile:
+            number: int | None
+            before: Profile | None
             if create_as is None:
                 number, before = sqlite_profiles.settle(connection, app, ref)
                 bound = before
@@ -190,7 +192,6 @@ class SqliteStorage:
 
     async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.delete_profile`."""
-
         return await self._write(lambda write: sqlite_profiles.delete(write, app, ref))
 
     async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:

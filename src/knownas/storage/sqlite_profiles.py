@@ -30,10 +30,10 @@ _PROFILE_COLUMNS: Final = (
 _PROFILE_BY_CUSTOMER: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM customers c CROSS JOIN profiles p ON p.number = c.profile
 WHERE c.app_id = ? AND c.customer_user_id = ?
-"""
+"""  # noqa: S608 - the columns are a constant
 _PROFILE_BY_ID: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ? AND p.profile_id = ?
-"""
+"""  # noqa: S608 - the columns are a constant
 _INSERT_PROFILE: Final = """
 INSERT INTO profiles
   (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
@@ -101,11 +101,11 @@ def look_up(
 
 
 def settle(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> tuple[int, Profile]:
+    """Return the row's number and the profile that `ref` names; raises as `ProfileRef.settle`."""
     by_customer, by_id = look_up(connection, app, ref)
     profile = ref.settle(by_customer and by_customer[1], by_id and by_id[1])
-    found = by_customer or by_id
-    assert found is not None  # settle raises where neither found one
-    return found[0], profile
+    number = (by_customer or by_id or (0,))[0]  # settle raises where neither found one
+    return number, profile
 
 
 def settle_or_new(
