@@ -1,0 +1,155 @@
+"""The storage against a dict: any sequence of uses gives what the dict gives."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import pytest
+from hypothesis import settings, strategies
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from knownas.errors import KnownasError
+from knownas.model import (
+    KINDS,
+    AppId,
+    Profile,
+    ProfileId,
+    ProfileRef,
+    merge_identifiers,
+)
+from knownas.storage.sqlite import SqliteStorage
+
+T = TypeVar("T")
+
+PROFILE_IDS = [ProfileId(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "1234"]
+REFS = strategies.builds(
+    ProfileRef,
+    strategies.sampled_from([None, "user", "User", "us\u00e9r", "use\u0301r"]),
+    strategies.sampled_from([None, *PROFILE_IDS]),
+).filter(lambda ref: ref != ProfileRef())
+VALUES = strategies.dictionaries(
+    strategies.sampled_from([KINDS[0].name, KINDS[7].name, KINDS[-1].name]),
+    strategies.sampled_from(["a", "b", "\u00e9", "'; DROP TABLE profiles --"]),
+    min_size=1,
+)
+
+
+class StorageMachine(RuleBasedStateMachine):
+    """Two apps, a few customers and ids, all that the storage does to a profile."""
+
+    def __init__(self) -> None:
+        """Open an empty database."""
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.storage = SqliteStorage(None)
+        self.now = 0
+        self.made = 0
+        self.expected: dict[AppId, dict[ProfileId, Profile]] = {}
+
+    @initialize()
+    def make_apps(self) -> None:
+        """Make two apps, each to be blind for the other."""
+        for name in ("one", "two"):
+            app = self.run(lambda name=name: self.storage.create_app(name, name, now=0))  # type: ignore[misc]
+            self.expected[app.id] = {}
+
+    def run(self, use: Callable[[], Awaitable[T]]) -> T:
+        """Run one use of the storage to its end."""
+
+        async def main() -> T:
+            return await use()
+
+        return self.runner.run(main())
+
+    def found(self, app: AppId, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
+        """Return what the dict has for the two halves of a reference."""
+        profiles = self.expected[app]
+        by_customer = [
+            profile
+            for profile in profiles.values()
+            if ref.customer_user_id is not None and profile.customer_user_id == ref.customer_user_id
+        ]
+        by_id = profiles.get(ref.profile_id) if ref.profile_id is not None else None
+        return (by_customer[0] if by_customer else None), by_id
+
+    def same_outcome(self, use: Callable[[], Awaitable[T]], expected: Callable[[], T]) -> T | None:
+        """Check that both return the same, or raise the same error."""
+        try:
+            wanted = expected()
+        except KnownasError as error:
+            with pytest.raises(type(error)):
+                self.run(use)
+            return None
+        assert self.run(use) == wanted
+        return wanted
+
+    @rule(first=strategies.booleans(), ref=REFS, values=VALUES, create=strategies.booleans())
+    def change(self, *, first: bool, ref: ProfileRef, values: dict[str, str], create: bool) -> None:
+        """Set identifiers, on an existing or a new profile."""
+        app = min(self.expected) if first else max(self.expected)
+        self.now += 1
+        self.made += 1
+        new_id = ProfileId(f"10000000-0000-4000-8000-{self.made:012}")
+
+        def merged(profile: Profile) -> Profile:
+            return msgspec.structs.replace(
+                profile, identifiers=merge_identifiers(profile.identifiers, values)
+            )
+
+        def expected() -> Profile:
+            by_customer, by_id = self.found(app, ref)
+            if create:
+                after = merged(ref.settle_or_new(by_customer, by_id, new_id, self.now))
+            else:
+                after = merged(ref.settle(by_customer, by_id))
+            if after != self.expected[app].get(after.profile_id):
+                after = msgspec.structs.replace(after, updated_at=self.now)
+            return after
+
+        kept = self.same_outcome(
+            lambda: self.storage.change_profile(
+                app, ref, merged, now=self.now, create_as=new_id if create else None
+            ),
+            expected,
+        )
+        if kept is not None:
+            self.expected[app][kept.profile_id] = kept
+
+    @rule(first=strategies.booleans(), ref=REFS)
+    def delete(self, *, first: bool, ref: ProfileRef) -> None:
+        """Delete a profile."""
+        app = min(self.expected) if first else max(self.expected)
+        gone = self.same_outcome(
+            lambda: self.storage.delete_profile(app, ref),
+            lambda: ref.settle(*self.found(app, ref)),
+        )
+        if gone is not None:
+            del self.expected[app][gone.profile_id]
+
+    @rule(first=strategies.booleans(), ref=REFS)
+    def read(self, *, first: bool, ref: ProfileRef) -> None:
+        """Read a profile, whole and by its identifiers alone."""
+        app = min(self.expected) if first else max(self.expected)
+        found = self.same_outcome(
+            lambda: self.storage.profile(app, ref), lambda: ref.settle(*self.found(app, ref))
+        )
+        if found is not None:
+            assert self.storage.identifiers(app, ref) == found.identifiers
+
+    @invariant()
+    def is_sound(self) -> None:
+        """Hold the three tables to each other."""
+        if self.expected:
+            assert self.run(self.storage.check) == []
+
+    def teardown(self) -> None:
+        """Close the database."""
+        self.run(self.storage.close)
+        self.runner.close()
+
+
+StorageMachine.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, derandomize=True
+)
+test_storage_does_as_a_dict_does = StorageMachine.TestCase
