@@ -22,7 +22,7 @@ from conftest import Server, free_port, start, stop
 from knownas.http import openapi
 
 CREATE_PROFILE = "/api/v2/server-side-api/profile/"
-METRICS_TOKEN = "metrics-token"
+METRICS_TOKEN = "metrics-token"  # noqa: S105 - a test's own
 Case = schemathesis.Case[Any]
 WHO = ("adapty-customer-user-id", "adapty-profile-id", "adapty-sdk-profile-id")
 
