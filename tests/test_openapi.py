@@ -26,25 +26,12 @@ IDENTIFIERS = "/api/v2/server-side-api/integration/profile/set/integration-ident
 # The style sheet belongs to the page /docs; it is no part of the contract.
 UNDOCUMENTED = {"/docs.css"}
 
-# The example answer in Adapty's own specification.
-SEED_EXAMPLE = {
-    "facebook_anonymous_id": "XZ7EF7D15E-8FA1-49D8-B180-918EB333E42A",
-    "amplitude_user_id": None,
-    "amplitude_device_id": None,
-    "mixpanel_user_id": "33w6yv5DPqVlyMVbjW31xvzJLtJ3",
-    "appmetrica_profile_id": None,
-    "appmetrica_device_id": None,
-    "one_signal_player_id": None,
-    "one_signal_subscription_id": "333ed338-757d-466a-a672-ab92db196a1f",
-    "pushwoosh_hwid": None,
-    "firebase_app_instance_id": "C333B35DF1DB418E99F7B815E9F5C549",
-    "airbridge_device_id": None,
-    "appsflyer_id": "1741933337626-3179568",
-    "branch_id": None,
-    "adjust_device_id": None,
-    "tenjin_analytics_installation_id": None,
-    "posthog_distinct_user_id": None,
-}
+
+def _seed() -> dict[str, Any]:
+    """Return the specification that Adapty publishes, which this document must keep to."""
+    text = Path(__file__).with_name("seed.txt").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text[text.index("openapi: ") : text.rindex("```")])
+    return loaded
 
 
 def _raw_document() -> dict[str, Any]:
@@ -166,10 +153,38 @@ def test_error_examples_are_real() -> None:
 
 def test_example_of_the_specification() -> None:
     """Adapty's example answer is the document's, key order included, and follows its schema."""
-    content = openapi.document()["paths"][IDENTIFIERS]["get"]["responses"]["200"]["content"]
-    assert json.dumps(content["application/json"]["example"]) == json.dumps(SEED_EXAMPLE)
-    _component("IntegrationIdentifiersResponse").validate(SEED_EXAMPLE)
-    assert list(SEED_EXAMPLE) == [kind.name for kind in model.KINDS]
+    seed = _seed()["paths"][IDENTIFIERS]["get"]["responses"]["200"]["content"]["application/json"]
+    served = openapi.document()["paths"][IDENTIFIERS]["get"]["responses"]["200"]["content"]
+    assert json.dumps(served["application/json"]["example"]) == json.dumps(seed["example"])
+    assert list(seed["example"]) == [kind.name for kind in model.KINDS]
+    _component("IntegrationIdentifiersResponse").validate(seed["example"])
+
+
+def test_operation_of_the_specification() -> None:
+    """Adapty's operation is here with its texts, headers and statuses; more may stand beside."""
+    seed = _seed()["paths"][IDENTIFIERS]["get"]
+    served = openapi.document()["paths"][IDENTIFIERS]["get"]
+    for key in ("summary", "description", "operationId", "tags", "security"):
+        assert served[key] == seed[key]
+    assert seed["responses"].keys() <= served["responses"].keys()
+    for theirs, ours in zip(seed["parameters"], served["parameters"], strict=True):
+        parameter = _pointed_at(ours["$ref"])
+        assert parameter["description"].startswith(theirs["description"])
+        assert {key: parameter[key] for key in ("name", "in", "required")} == {
+            key: theirs[key] for key in ("name", "in", "required")
+        }
+
+
+def test_schemas_of_the_specification() -> None:
+    """Adapty's schemas are here: every property, its description, and whether it may be null."""
+    for name, seed in _seed()["components"]["schemas"].items():
+        served = openapi.document()["components"]["schemas"][name]
+        assert served["properties"].keys() == seed["properties"].keys()
+        for key, theirs in seed["properties"].items():
+            ours = served["properties"][key]
+            may_be_null = theirs.get("nullable", False)
+            assert ours["type"] == (["string", "null"] if may_be_null else theirs["type"])
+            assert ours.get("description") == theirs.get("description")
 
 
 def test_paths_are_the_routes() -> None:

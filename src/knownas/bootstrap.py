@@ -29,6 +29,6 @@ def open_registry(settings: Settings) -> Registry:
     )
 
 
-def make_app(settings: Settings) -> Application:
-    """Make the application that a server process serves."""
-    return create_app(open_registry(settings), settings)
+def make_app(settings: Settings, registry: Registry | None = None) -> Application:
+    """Make what a server process serves, over `registry` or one that it opens itself."""
+    return create_app(registry or open_registry(settings), settings)

@@ -120,31 +120,31 @@ def serve(host: str, port: int, workers: int, database: str | None) -> None:
     if workers > 1 and loaded.database == "sqlite://":
         raise _Failure("--workers: a temporary database (sqlite://) serves one process only.")
     logs.configure(loaded.log_format)
-    if loaded.database != "sqlite://":
-        _telling_errors(lambda: asyncio.run(_welcome(loaded, f"http://{host}:{port}")))
     try:
         listening = server.listen(host, port)
     except OSError as error:
         raise _Failure(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
-    click.echo(f"knownas listens on http://{host}:{listening.getsockname()[1]}", err=True)
-    server.run(
-        functools.partial(bootstrap.make_app, loaded),
-        listening,
-        workers=workers,
-        trusted_proxies=loaded.trusted_proxies,
-    )
+    url = f"http://{host}:{listening.getsockname()[1]}"
+
+    def run() -> None:
+        registry = bootstrap.open_registry(loaded)
+        asyncio.run(_welcome(registry, url))
+        make_app = functools.partial(bootstrap.make_app, loaded, registry)
+        if workers > 1:  # each process opens the database for itself
+            asyncio.run(registry.close())
+            make_app = functools.partial(bootstrap.make_app, loaded)
+        click.echo(f"knownas listens on {url}", err=True)
+        server.run(make_app, listening, workers=workers, trusted_proxies=loaded.trusted_proxies)
+
+    _telling_errors(run)
 
 
-async def _welcome(loaded: settings.Settings, url: str) -> None:
+async def _welcome(registry: Registry, url: str) -> None:
     """On an empty database, make the first app and show its key."""
-    registry = bootstrap.open_registry(loaded)
-    try:
-        if await registry.apps():
-            return
-        app = await registry.create_app("default")
-        key, _ = await registry.create_key(app, "secret", label="first start")
-    finally:
-        await registry.close()
+    if await registry.apps():
+        return
+    app = await registry.create_app("default")
+    key, _ = await registry.create_key(app, "secret", label="first start")
     path = f"{url}/api/v2/server-side-api"
     click.echo(f"""
 This is the first start: the app `default` was made. Its secret key, shown only this once:

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import ipaddress
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
@@ -70,9 +71,18 @@ def load(environment: Mapping[str, str]) -> Settings:
         try:
             value = _SWITCHES.get(text, text) if _is_switch(types[name]) else text
             given[name] = msgspec.convert(value, types[name], strict=False)
-        except msgspec.ValidationError as error:
+            if name == "trusted_proxies":
+                _check_networks(text)
+        except (msgspec.ValidationError, ValueError) as error:
             raise SettingsError(f"{variable}={text!r}: {error}") from None
     return Settings(**given)  # type: ignore[arg-type]  # converted to each field's own type above
+
+
+def _check_networks(text: str) -> None:
+    """Raise ValueError when `text` is not a list of addresses and networks with commas between."""
+    for part in text.split(","):
+        if part.strip():
+            ipaddress.ip_network(part.strip())
 
 
 def _is_switch(field_type: object) -> bool:
