@@ -1,6 +1,7 @@
 """The compatible API: the handlers of the wire contract, sections 1 to 3 and 5."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -48,7 +49,8 @@ async def set_identifiers_from_sdk(request: Request) -> Response:
     if not isinstance(data, dict):
         raise ValidationError("Must be an object.", source="data")
     ref = _sdk_profile_ref(request, data)
-    return await _set_identifiers(request, key, ref, data)
+    beside_data = [name for name in body if name != "data"]
+    return await _set_identifiers(request, key, ref, data, beside_data)
 
 
 async def put_profile(request: Request) -> Response:
@@ -102,9 +104,14 @@ async def _secret_key(request: Request) -> ApiKey:
 
 
 async def _set_identifiers(
-    request: Request, key: ApiKey, ref: ProfileRef, body: dict[str, Any]
+    request: Request,
+    key: ApiKey,
+    ref: ProfileRef,
+    body: dict[str, Any],
+    more_unknown: Iterable[str] = (),
 ) -> Response:
     values, unknown = clean_identifiers(body)
+    unknown += more_unknown
     if unknown and request.app.state.settings.unknown_keys == "reject":
         raise unknown_kinds(unknown)
     await _registry(request).set_identifiers(key.app.id, ref, values)
@@ -122,7 +129,7 @@ def _sdk_profile_ref(request: Request, data: dict[str, Any]) -> ProfileRef:
     if header:
         ids.append(clean_profile_id(header.decode("latin-1"), source=wire.SDK_PROFILE_HEADER))
     if in_body is not None:
-        ids.append(clean_profile_id(in_body.strip(), source="profile_id"))
+        ids.append(clean_profile_id(in_body, source="profile_id"))
     if not ids:
         raise ValidationError("Must be given.", source="profile_id")
     if len(set(ids)) > 1:
