@@ -1,6 +1,10 @@
 """The only wiring: settings to storage to registry to application."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from knownas.http.app import Application, create_app
+from knownas.metrics import SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings, SettingsError
 from knownas.storage import Storage
@@ -29,6 +33,19 @@ def open_registry(settings: Settings) -> Registry:
     )
 
 
-def make_app(settings: Settings, registry: Registry | None = None) -> Application:
+def make_app(
+    settings: Settings, registry: Registry | None = None, shared: SharedMemory | None = None
+) -> Application:
     """Make what a server process serves, over `registry` or one that it opens itself."""
-    return create_app(registry or open_registry(settings), settings)
+    return create_app(registry or open_registry(settings), settings, shared)
+
+
+@contextmanager
+def shared_memory(workers: int) -> Iterator[SharedMemory]:
+    """Give what the metrics of several processes share, and remove it at the end."""
+    # One more than workers: a new one may start before the one that it replaces has ended.
+    shared = SharedMemory(workers + 1)
+    try:
+        yield shared
+    finally:
+        shared.remove()

@@ -129,12 +129,16 @@ def serve(host: str, port: int, workers: int, database: str | None) -> None:
     def run() -> None:
         registry = bootstrap.open_registry(loaded)
         asyncio.run(_welcome(registry, url))
-        make_app = functools.partial(bootstrap.make_app, loaded, registry)
-        if workers > 1:  # each process opens the database for itself
-            asyncio.run(registry.close())
-            make_app = functools.partial(bootstrap.make_app, loaded)
         click.echo(f"knownas listens on {url}", err=True)
-        server.run(make_app, listening, workers=workers, trusted_proxies=loaded.trusted_proxies)
+        serve_app = functools.partial(
+            server.run, listening=listening, workers=workers, trusted_proxies=loaded.trusted_proxies
+        )
+        if workers == 1:
+            serve_app(functools.partial(bootstrap.make_app, loaded, registry))
+            return
+        asyncio.run(registry.close())  # each process opens the database for itself
+        with bootstrap.shared_memory(workers) as shared:
+            serve_app(functools.partial(bootstrap.make_app, loaded, shared=shared))
 
     _telling_errors(run)
 

@@ -1,38 +1,154 @@
-"""Counts of requests by route and status, in the text format of Prometheus."""
+"""Counts and latencies of requests by route, in the text format of Prometheus.
 
-from collections import Counter
-from collections.abc import Iterator
+Each process adds to plain 64-bit numbers in memory that all of them share, and any of them can
+answer for all. A labelled counter of prometheus-client costs more than a whole look-up does; so
+that library comes in only when the numbers are asked for.
+"""
+
+import fcntl
+import mmap
+import os
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE", "other")
+STATUSES: Final = (200, 204, 304, 400, 401, 404, 405, 408, 413, 415, 429, 431, 500, 503)
+BUCKETS: Final = (
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001,
+    0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+)  # fmt: skip
+"""Upper bounds of the latency buckets, in seconds."""
+
+UNKNOWN_ROUTE: Final = "unknown"
+
+_BOUNDS_NS: Final = [int(bound * 1e9) for bound in BUCKETS]
+_COUNTERS_A_ROUTE: Final = len(METHODS) * len(STATUSES)
+_STATUS_INDEX: Final = {status: index for index, status in enumerate(STATUSES)}
+_METHOD_INDEX: Final = {method: index * len(STATUSES) for index, method in enumerate(METHODS)}
+_CELLS_A_HISTOGRAM: Final = len(BUCKETS) + 2  # the one without a bound, and the sum
+_WORD: Final = 8
+
+
+class SharedMemory:
+    """A file in which each of several processes has a slab of its own, all can read them all."""
+
+    def __init__(self, processes: int) -> None:
+        """Make the file for a number of processes; the object is picklable."""
+        self.processes = processes
+        descriptor, self.path = tempfile.mkstemp(prefix="knownas-metrics-")
+        os.close(descriptor)
+
+    def remove(self) -> None:
+        """Remove the file; who has it open keeps what it has."""
+        Path(self.path).unlink(missing_ok=True)
 
 
 class Metrics:
-    """Counts in plain dictionaries, turned into metric families only when they are asked for."""
+    """The numbers of one process, and the sum over all."""
 
-    def __init__(self) -> None:
-        """Begin with nothing counted."""
-        self.requests: Counter[tuple[str, str, int]] = Counter()
-        """Answered requests by (method, route, status)."""
-        self.ignored_keys = 0
-        """Keys of bodies that are no kind of identifier and were left out."""
+    def __init__(self, routes: Sequence[str], shared: SharedMemory | None = None) -> None:
+        """Count by these routes; `shared` None counts for this process alone."""
+        self._routes = (*routes, UNKNOWN_ROUTE)
+        self._counter_base = {
+            route: index * _COUNTERS_A_ROUTE for index, route in enumerate(self._routes)
+        }
+        histograms = len(self._routes) * _COUNTERS_A_ROUTE
+        self._histogram_base = {
+            route: histograms + index * _CELLS_A_HISTOGRAM
+            for index, route in enumerate(self._routes)
+        }
+        self._ignored_keys = histograms + len(self._routes) * _CELLS_A_HISTOGRAM
+        size = self._ignored_keys + 1
+        if shared is None:
+            self._slabs = [memoryview(bytearray(size * _WORD)).cast("Q")]
+            self.cells = self._slabs[0]
+        else:
+            # Open as long as this object lives: the claim on the slab is a lock on the file.
+            self._file = Path(shared.path).open("r+b", buffering=0)  # noqa: SIM115 - see above
+            mine = _claim(self._file, shared.processes)
+            self._file.truncate(size * _WORD * shared.processes)
+            whole = memoryview(mmap.mmap(self._file.fileno(), 0)).cast("Q")
+            self._slabs = [whole[i * size : (i + 1) * size] for i in range(shared.processes)]
+            self.cells = self._slabs[mine]
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        """Yield the metric families (the collector protocol of prometheus-client)."""
-        requests = CounterMetricFamily(
-            "knownas_requests", "Answered requests.", labels=("method", "route", "status")
-        )
-        for (method, route, status), count in sorted(self.requests.items()):
-            requests.add_metric((method, route, str(status)), count)
-        yield requests
-        yield CounterMetricFamily(
-            "knownas_ignored_keys",
-            "Keys of bodies that are no kind of identifier and were left out.",
-            value=self.ignored_keys,
-        )
+    def count(self, method: str, route: str, status: int, elapsed_ns: int) -> None:
+        """Count one answered request and its time in nanoseconds."""
+        cells = self.cells
+        cells[self.counter_cell(method, route, status)] += 1
+        histogram = self._histogram_base[route]
+        cells[histogram + bisect_left(_BOUNDS_NS, elapsed_ns)] += 1
+        cells[histogram + _CELLS_A_HISTOGRAM - 1] += elapsed_ns
+
+    def count_ignored_keys(self, number: int) -> None:
+        """Count keys of a body that are no kind of identifier and were left out."""
+        self.cells[self._ignored_keys] += number
+
+    def counter_cell(self, method: str, route: str, status: int) -> int:
+        """Return where the requests of one method, route and status are counted."""
+        method_index = _METHOD_INDEX.get(method, _METHOD_INDEX["other"])
+        return self._counter_base[route] + method_index + _STATUS_INDEX[status]
 
     def exposition(self) -> bytes:
         """Return all metrics as text."""
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+        """Yield the metric families (the collector protocol of prometheus-client)."""
+        requests = CounterMetricFamily(
+            "knownas_requests", "Answered requests.", labels=("method", "route", "status")
+        )
+        seconds = HistogramMetricFamily(
+            "knownas_request_seconds",
+            "Seconds from a request's headers to its answer.",
+            labels=("route",),
+        )
+        for route in self._routes:
+            for method in METHODS:
+                for status in STATUSES:
+                    count = self._sum(self.counter_cell(method, route, status))
+                    if count:
+                        requests.add_metric((method, route, str(status)), count)
+            self._add_histogram(seconds, route)
+        yield requests
+        yield seconds
+        yield CounterMetricFamily(
+            "knownas_ignored_keys",
+            "Keys of bodies that are no kind of identifier and were left out.",
+            value=self._sum(self._ignored_keys),
+        )
+
+    def _add_histogram(self, seconds: HistogramMetricFamily, route: str) -> None:
+        base = self._histogram_base[route]
+        total = 0
+        buckets = []
+        for index, bound in enumerate((*map(str, BUCKETS), "+Inf")):
+            total += self._sum(base + index)
+            buckets.append((bound, total))
+        if total:
+            sum_ns = self._sum(base + _CELLS_A_HISTOGRAM - 1)
+            seconds.add_metric((route,), buckets=buckets, sum_value=sum_ns / 1e9)
+
+    def _sum(self, cell: int) -> int:
+        return sum(slab[cell] for slab in self._slabs)
+
+
+def _claim(file: BinaryIO, processes: int) -> int:
+    """Return the first slab that no living process has, and claim it.
+
+    A slab outlives its process, so a counter never goes back when a worker is replaced.
+    """
+    for slab in range(processes):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slab)
+        except BlockingIOError:
+            continue
+        return slab
+    raise RuntimeError("There are more processes than slabs of metrics.")

@@ -115,7 +115,7 @@ async def _set_identifiers(
     if unknown and request.app.state.settings.unknown_keys == "reject":
         raise unknown_kinds(unknown)
     await _registry(request).set_identifiers(key.app.id, ref, values)
-    request.app.state.metrics.ignored_keys += len(unknown)
+    request.app.state.metrics.count_ignored_keys(len(unknown))
     return Response(headers=wire.ignored_header(unknown))
 
 

@@ -15,7 +15,7 @@ from knownas import logs
 from knownas.errors import InternalError, KnownasError, MethodNotAllowed, NotFound
 from knownas.http import adapty, ops, wire
 from knownas.http.guard import KeyGuard
-from knownas.metrics import Metrics
+from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
 
@@ -92,7 +92,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began = time.perf_counter_ns()
         request_id = wire.request_id(scope["headers"])
         # Paths match byte for byte, so routing sees what was sent, not what it decodes to.
         scope["path"] = scope["raw_path"].decode("latin-1")
@@ -121,16 +121,17 @@ class Envelope:
             )
             if status == 0:
                 await self._answer(InternalError(), scope, receive, send_with_id)
-        route = scope.get("knownas.route", "unknown")
-        method = scope["method"] if route != "unknown" else "any"
-        self._metrics.requests[method, route, status] += 1
+        route = scope.get("knownas.route", UNKNOWN_ROUTE)
+        elapsed = time.perf_counter_ns() - began
+        if status:  # 0: the client was gone before there was an answer
+            self._metrics.count(scope["method"], route, status, elapsed)
         if self._access_log:
             self._log.info(
                 "request",
-                method=method,
+                method=scope["method"] if scope["method"] in METHODS else "other",
                 route=route,
                 status=status,
-                ms=round((time.perf_counter() - began) * 1_000, 3),
+                ms=elapsed / 1e6,
                 request_id=request_id,
             )
 
@@ -155,9 +156,14 @@ async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise NotFound
 
 
-def create_app(registry: Registry, settings: Settings) -> Application:
-    """Make the application over a registry, which it closes when it stops."""
-    metrics = Metrics()
+def create_app(
+    registry: Registry, settings: Settings, shared: SharedMemory | None = None
+) -> Application:
+    """Make the application over a registry, which it closes when it stops.
+
+    With `shared` memory its metrics are those of all processes that have it.
+    """
+    metrics = Metrics([resource.path for resource in ROUTES], shared)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
