@@ -5,13 +5,13 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import click
 import msgspec
 
-from knownas import bootstrap, logs, settings
+from knownas import bootstrap, settings
 from knownas.errors import KnownasError
 from knownas.http import server
 from knownas.keys import KeyType
@@ -24,10 +24,9 @@ from knownas.model import (
     clean_identifiers,
     clean_profile_id,
     identifiers_by_name,
-    unknown_kinds,
 )
 from knownas.registry import Registry
-from knownas.storage.migrate import MigrationError
+from knownas.storage import StorageError
 
 
 class _Failure(click.ClickException):
@@ -77,15 +76,17 @@ def _load_settings(database: str | None) -> settings.Settings:
     return msgspec.structs.replace(loaded, database=database) if database else loaded
 
 
-def _on_registry(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Open the registry for a command and tell its errors in one line."""
+def _on_registry(
+    command: Callable[..., Awaitable[None]], *, create: bool = False
+) -> Callable[..., None]:
+    """Open the registry for a command, making it if `create`, and tell its errors in one line."""
 
     @functools.wraps(command)
     def run(*args: object, database: str | None, **kwargs: object) -> None:
         loaded = _load_settings(database)
 
         async def with_registry() -> None:
-            registry = bootstrap.open_registry(loaded)
+            registry = bootstrap.open_registry(loaded, create=create)
             try:
                 await command(registry, *args, **kwargs)
             finally:
@@ -102,7 +103,7 @@ def _telling_errors(action: Callable[[], None]) -> None:
     except KnownasError as error:
         lines = [f"{source}: {message}" if source else message for source, message in error.fields]
         raise _Failure("\n".join(lines)) from None
-    except (MigrationError, settings.SettingsError) as error:
+    except (StorageError, settings.SettingsError) as error:
         raise _Failure(str(error)) from None
 
 
@@ -119,12 +120,11 @@ def serve(host: str, port: int, workers: int, database: str | None) -> None:
     loaded = _load_settings(database)
     if workers > 1 and loaded.database == "sqlite://":
         raise _Failure("--workers: a temporary database (sqlite://) serves one process only.")
-    logs.configure(loaded.log_format)
     try:
         listening = server.listen(host, port)
     except OSError as error:
         raise _Failure(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
-    url = f"http://{host}:{listening.getsockname()[1]}"
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
     def run() -> None:
         registry = bootstrap.open_registry(loaded)
@@ -182,7 +182,7 @@ def app_group() -> None:
 @click.argument("name")
 @_json_option
 @_database_option
-@_on_registry
+@functools.partial(_on_registry, create=True)
 async def app_create(registry: Registry, name: str, *, as_json: bool) -> None:
     """Make an app."""
     app = await registry.create_app(name)
@@ -261,7 +261,7 @@ async def key_create(  # noqa: PLR0913 - the options of the command
 
 
 @key_group.command("adopt")
-@click.option("--stdin", is_flag=True, required=True, help="Read the key from standard input.")
+@click.option("--stdin", is_flag=True, help="Read the key from standard input; else it is asked.")
 @_new_key_options
 @_app_option
 @_json_option
@@ -270,7 +270,7 @@ async def key_create(  # noqa: PLR0913 - the options of the command
 async def key_adopt(  # noqa: PLR0913 - the options of the command
     registry: Registry,
     *,
-    stdin: bool,  # noqa: ARG001 - it only says where the key comes from
+    stdin: bool,
     app_name: str,
     key_type: KeyType,
     label: str,
@@ -279,7 +279,7 @@ async def key_adopt(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Accept a key that the team uses already, such as an Adapty key."""
     app = await registry.app(app_name)
-    text = sys.stdin.read().strip()
+    text = sys.stdin.read().strip() if stdin else click.prompt("Key", hide_input=True)
     key = await registry.adopt_key(app, text, key_type, label=label, expires_at=_expiry(days))
     _print(_key_data(key), as_json, f"Adopted as {key.id}.")
 
@@ -317,7 +317,13 @@ async def key_revoke(registry: Registry, key_id: str, *, app_name: str, as_json:
 
 @key_group.command("rotate")
 @click.argument("key_id")
-@click.option("--overlap", type=click.IntRange(0), default=3_600, help="Seconds both are good.")
+@click.option(
+    "--overlap",
+    type=click.IntRange(0),
+    default=3_600,
+    show_default=True,
+    help="Seconds for which both are good.",
+)
 @_app_option
 @_json_option
 @_database_option
@@ -372,9 +378,10 @@ async def set_identifiers(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Set identifiers of a profile: knownas set --customer user-1 appsflyer_id=17419-317."""
     pairs = [value.partition("=") for value in values]
-    cleaned, unknown = clean_identifiers({name: value for name, _, value in pairs})
-    if unknown:
-        raise unknown_kinds(unknown)
+    given = {name: value for name, _, value in pairs}
+    if len(given) < len(pairs):
+        raise _Failure("An identifier is given twice.")
+    cleaned, _ = clean_identifiers(given, reject_unknown=True)
     app = await registry.app(app_name)
     _print_identifiers(
         await registry.set_identifiers(app.id, _who(customer, profile_id), cleaned), as_json
@@ -386,34 +393,67 @@ def profile_group() -> None:
     """Make, show and delete profiles."""
 
 
-def _profile_command(name: str, text: str, use_case: str, done: str) -> None:
-    @profile_group.command(name, help=text)
-    @_who_options
-    @_app_option
-    @_json_option
-    @_database_option
-    @_on_registry
-    async def command(
-        registry: Registry,
-        *,
-        customer: str | None,
-        profile_id: str | None,
-        app_name: str,
-        as_json: bool,
-    ) -> None:
-        app = await registry.app(app_name)
-        ref = _who(customer, profile_id)
-        arguments: tuple[dict[str, str], ...] = ({},) if use_case == "put_profile" else ()
-        profile: Profile = await getattr(registry, use_case)(app.id, ref, *arguments)
-        of = f" of the customer {profile.customer_user_id}" if profile.customer_user_id else ""
-        _print(_profile_data(profile), as_json, f"{done} {profile.profile_id}{of}")
+@profile_group.command("create")
+@_who_options
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def profile_create(
+    registry: Registry,
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Make a profile, or show the one that is there."""
+    app = await registry.app(app_name)
+    _print_profile(await registry.put_profile(app.id, _who(customer, profile_id), {}), as_json)
 
 
-_profile_command(
-    "create", "Make a profile, or show the one that is there.", "put_profile", "Profile"
-)
-_profile_command("show", "Show a profile.", "profile", "Profile")
-_profile_command("delete", "Delete a profile.", "delete_profile", "Deleted the profile")
+@profile_group.command("show")
+@_who_options
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def profile_show(
+    registry: Registry,
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Show a profile with its identifiers and attributes."""
+    app = await registry.app(app_name)
+    _print_profile(await registry.profile(app.id, _who(customer, profile_id)), as_json)
+
+
+@profile_group.command("delete")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_who_options
+@_app_option
+@_json_option
+@_database_option
+@_on_registry
+async def profile_delete(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    *,
+    yes: bool,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Delete a profile with its identifiers."""
+    app = await registry.app(app_name)
+    who = _who(customer, profile_id)
+    if not yes:
+        profile = await registry.profile(app.id, who)
+        click.confirm(f"Delete the profile {profile.profile_id}?", abort=True)
+    _print_profile(await registry.delete_profile(app.id, who), as_json)
 
 
 @cli.command()
@@ -471,8 +511,31 @@ def _print(data: object, as_json: bool, text: str) -> None:  # noqa: FBT001 - an
 
 def _print_identifiers(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
     data = identifiers_by_name(profile.identifiers)
-    lines = [f"{name} = {value}" for name, value in data.items() if value is not None]
-    _print(data, as_json, "\n".join(lines) or "No identifier is set.")
+    _print(data, as_json, "\n".join(_set_lines(data)) or "No identifier is set.")
+
+
+def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
+    data = {
+        "profile_id": profile.profile_id,
+        "customer_user_id": profile.customer_user_id,
+        "identifiers": identifiers_by_name(profile.identifiers),
+        "custom_attributes": dict(profile.attributes),
+        "created_at": profile.created_at,
+        "updated_at": profile.updated_at,
+    }
+    lines = [
+        f"profile     {profile.profile_id}",
+        f"customer    {profile.customer_user_id or 'none'}",
+        f"made        {_time(profile.created_at)}",
+        f"changed     {_time(profile.updated_at)}",
+        *_set_lines(identifiers_by_name(profile.identifiers)),
+        *_set_lines(dict(profile.attributes)),
+    ]
+    _print(data, as_json, "\n".join(lines))
+
+
+def _set_lines(values: Mapping[str, object]) -> list[str]:
+    return [f"{name} = {value}" for name, value in values.items() if value is not None]
 
 
 def _who(customer: str | None, profile_id: str | None) -> ProfileRef:
@@ -496,18 +559,7 @@ def _key_data(key: ApiKey) -> dict[str, Any]:
         "label": key.label,
         "created_at": key.created_at,
         "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-    }
-
-
-def _profile_data(profile: Profile) -> dict[str, Any]:
-    return {
-        "profile_id": profile.profile_id,
-        "customer_user_id": profile.customer_user_id,
-        "identifiers": identifiers_by_name(profile.identifiers),
-        "custom_attributes": dict(profile.attributes),
-        "created_at": profile.created_at,
-        "updated_at": profile.updated_at,
+        "ended_at": key.ended_at,
     }
 
 

@@ -38,6 +38,8 @@ class KnownasError(Exception):
     code: ClassVar[str]
     message: ClassVar[str]
     """What is said where the raiser says nothing of its own."""
+    retry_after: int | None = None
+    """Seconds after which the same request may succeed, where that is worth a promise."""
 
     def __init__(
         self,
@@ -49,7 +51,8 @@ class KnownasError(Exception):
     ) -> None:
         """Take one message about `source`, or several `fields`; `retry_after` is in seconds."""
         self.fields = tuple(fields) or (FieldError(source, message or self.message),)
-        self.retry_after = retry_after
+        if retry_after is not None:
+            self.retry_after = retry_after
         super().__init__(self.code)
 
 
@@ -140,6 +143,7 @@ class RateLimited(KnownasError):
     """Too many of these in too short a time."""
 
     code = "rate_limited"
+    retry_after = 1
     message = "Too many requests; wait as many seconds as Retry-After says."
 
 
@@ -154,4 +158,5 @@ class ServiceUnavailable(KnownasError):
     """The store cannot be reached or written now; the same request may succeed later."""
 
     code = "service_unavailable"
+    retry_after = 1
     message = "The service is unavailable for the moment; send the same request again."

@@ -32,7 +32,8 @@ def configure(log_format: Literal["console", "json"]) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # uvicorn's warnings are about what clients send, and name no client.
+    logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -88,11 +88,12 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     label: str
     created_at: int
     expires_at: int | None = None
-    revoked_at: int | None = None
+    ended_at: int | None = None
+    """When it was revoked, or first seen expired: whatever the clock does later, it is over."""
 
     def is_live(self, now: int) -> bool:
         """Tell whether the key opens anything at `now` (ms)."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+        return self.ended_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -200,11 +201,14 @@ def clean_customer_user_id(raw: bytes, *, source: str) -> str:
     return text
 
 
-def clean_identifiers(fields: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
+def clean_identifiers(
+    fields: Mapping[str, object], *, reject_unknown: bool = False
+) -> tuple[dict[str, str], list[str]]:
     """Return the known identifiers of a body, trimmed, and the names of its unknown keys.
 
     None means "not given". Raises ValidationError with one entry per bad field, or when no
-    identifier is left; then an unknown key is an error too, and names the known one near it.
+    identifier is left. An unknown key is an error, which names the known one near it, where
+    `reject_unknown` says so or no identifier is left.
     """
     values: dict[str, str] = {}
     unknown: list[str] = []
@@ -220,24 +224,22 @@ def clean_identifiers(fields: Mapping[str, object]) -> tuple[dict[str, str], lis
                 values[name] = trimmed
         elif value is not None:
             problems.append(FieldError(name, "Must be a string."))
+    if reject_unknown or not (values or problems):
+        problems += unknown_kinds(unknown)
     if problems:
         raise ValidationError(fields=problems)
     if values:
         return values, unknown
-    if unknown:
-        raise unknown_kinds(unknown)
     raise ValidationError("At least one integration identifier must be provided.")
 
 
-def unknown_kinds(names: Iterable[str]) -> ValidationError:
-    """Return the error that says which keys are no kinds, and which kinds they may have meant."""
-    return ValidationError(
-        fields=[
-            # A hint costs a comparison with every kind, so a hostile body gets only a few.
-            FieldError(name, _unknown_kind_message(name, hint=position < _MAX_HINTS))
-            for position, name in enumerate(names)
-        ]
-    )
+def unknown_kinds(names: Iterable[str]) -> list[FieldError]:
+    """Say of each name that it is no kind of identifier, and which kind it may have meant."""
+    return [
+        # A hint costs a comparison with every kind, so a hostile body gets only a few.
+        FieldError(name, _unknown_kind_message(name, hint=position < _MAX_HINTS))
+        for position, name in enumerate(names)
+    ]
 
 
 def nearest_kind(name: str) -> str | None:
@@ -272,6 +274,8 @@ def clean_attributes(raw: object) -> dict[str, str | float | None]:
         raise ValidationError(
             'Must be a list of {"key": …, "value": …} objects.', source="custom_attributes"
         )
+    if len(raw) > 2 * _MAX_ATTRIBUTES:  # to replace them all
+        raise ValidationError(f"At most {_MAX_ATTRIBUTES} are allowed.", source="custom_attributes")
     patch: dict[str, str | float | None] = {}
     problems: list[FieldError] = []
     for position, item in enumerate(raw):
@@ -283,8 +287,6 @@ def clean_attributes(raw: object) -> dict[str, str | float | None]:
             problems.append(FieldError(source, problem))
         else:
             patch[item["key"]] = _attribute_value(item["value"])
-    if len(patch) > _MAX_ATTRIBUTES:
-        problems.append(FieldError("custom_attributes", f"At most {_MAX_ATTRIBUTES} are allowed."))
     if problems:
         raise ValidationError(fields=problems)
     return patch

@@ -5,6 +5,7 @@ and SQL it knows nothing. What it is given has been through the `clean_…` func
 `knownas.model`, so it is valid; what it raises is in `knownas.errors`.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -69,6 +70,7 @@ class Registry:
         self._monotonic = monotonic
         self._new_uuid = new_uuid
         self._key_cache: dict[bytes, _CachedKey] = {}
+        self._endings: set[asyncio.Future[bool]] = set()
 
     # --- Who is asking ----------------------------------------------------------------------
 
@@ -87,11 +89,21 @@ class Registry:
         now = self._clock()
         if not key.is_live(now):
             self._key_cache.pop(authorization, None)
-            if key.revoked_at is None:
-                # So that it stays expired when the clock is put back.
-                await self.storage.revoke_key(key.app.id, key.id, at=now)
+            if key.ended_at is None:
+                self._remember_the_end(key, now)
             raise Unauthorized
         return key
+
+    def _remember_the_end(self, key: ApiKey, now: int) -> None:
+        """Note that a key was seen expired, so that it stays so when the clock is put back.
+
+        It is not waited for: the answer to an expired key is that to any other bad key.
+        """
+        ending = asyncio.ensure_future(self.storage.end_key(key.app.id, key.id, at=now))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        # A failure is no loss: whoever sees the key next tries again.
+        ending.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _look_up_key(self, authorization: bytes) -> ApiKey:
         text = keys.from_authorization(authorization)
@@ -201,7 +213,8 @@ class Registry:
             if app.name == name:
                 return app
         raise ValidationError(
-            f"There is no app {name!r}; `knownas app list` shows those that there are.",
+            f"There is no app {name!r}; `knownas app list` shows those that there are, "
+            f"`knownas app create {name}` makes it.",
             source="app",
         )
 
@@ -216,7 +229,9 @@ class Registry:
     ) -> tuple[str, ApiKey]:
         """Make a key and return it, with what is kept of it. It is never shown again."""
         text = keys.mint(key_type)
-        return text, await self._add_key(app, text, key_type, label, expires_at)
+        key = self._new_key(app, key_type, label, expires_at)
+        await self.storage.add_key(app.id, key, keys.digest(text))
+        return text, key
 
     async def adopt_key(
         self,
@@ -238,7 +253,9 @@ class Registry:
                 "knownas key.",
                 source="key",
             )
-        return await self._add_key(app, text, key_type, label, expires_at)
+        key = self._new_key(app, key_type, label, expires_at)
+        await self.storage.add_key(app.id, key, keys.digest(text))
+        return key
 
     async def keys(self, app: AppId) -> list[ApiKey]:
         """Return all keys of an app, live or not, oldest first."""
@@ -249,7 +266,7 @@ class Registry:
 
         Raises ValidationError when the app has no such key.
         """
-        if not await self.storage.revoke_key(app, key_id, at=self._clock()):
+        if not await self.storage.end_key(app, key_id, at=self._clock()):
             raise _no_such_key(key_id)
         self._key_cache.clear()
 
@@ -258,6 +275,7 @@ class Registry:
     ) -> tuple[str, ApiKey]:
         """Make a successor of a key; both open the app until the overlap is over.
 
+        The successor of a key that expires lives as long as that one was made for.
         Raises ValidationError when the app has no such key, or it is not live.
         """
         now = self._clock()
@@ -268,15 +286,21 @@ class Registry:
             raise ValidationError(
                 f"The key {key_id} is revoked or expired; create a new one instead.", source="key"
             )
-        created = await self.create_key(app, old.type, label=old.label)
-        await self.storage.expire_key(app.id, key_id, at=now + overlap_seconds * 1_000)
+        expires_at = None if old.expires_at is None else now + old.expires_at - old.created_at
+        text = keys.mint(old.type)
+        key = self._new_key(app, old.type, old.label, expires_at)
+        await self.storage.add_key(
+            app.id,
+            key,
+            keys.digest(text),
+            replacing=key_id,
+            overlap_until=now + overlap_seconds * 1_000,
+        )
         self._key_cache.clear()
-        return created
+        return text, key
 
-    async def _add_key(
-        self, app: App, text: str, key_type: KeyType, label: str, expires_at: int | None
-    ) -> ApiKey:
-        key = ApiKey(
+    def _new_key(self, app: App, key_type: KeyType, label: str, expires_at: int | None) -> ApiKey:
+        return ApiKey(
             id=f"key_{self._new_uuid().hex[:12]}",
             app=app,
             type=key_type,
@@ -284,10 +308,12 @@ class Registry:
             created_at=self._clock(),
             expires_at=expires_at,
         )
-        await self.storage.add_key(app.id, key, keys.digest(text))
-        return key
 
     # --- The registry itself ----------------------------------------------------------------
+
+    def now(self) -> int:
+        """Return the registry's time of day in milliseconds since 1970, UTC."""
+        return self._clock()
 
     async def ping(self) -> None:
         """Return if the storage answers. Raises ServiceUnavailable if not."""
@@ -315,6 +341,7 @@ class Registry:
 
     async def close(self) -> None:
         """Finish what was begun and let go of the storage."""
+        await asyncio.gather(*self._endings, return_exceptions=True)
         await self.storage.close()
 
 

@@ -6,7 +6,7 @@
 import difflib
 import ipaddress
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -69,12 +69,14 @@ def load(environment: Mapping[str, str]) -> Settings:
             hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else "."
             raise SettingsError(f"{variable}: there is no such setting{hint}")
         try:
-            value = _SWITCHES.get(text, text) if _is_switch(types[name]) else text
+            value = _SWITCHES.get(text.lower(), text) if _is_switch(types[name]) else text
             given[name] = msgspec.convert(value, types[name], strict=False)
             if name == "trusted_proxies":
                 _check_networks(text)
         except (msgspec.ValidationError, ValueError) as error:
-            raise SettingsError(f"{variable}={text!r}: {error}") from None
+            allowed = _allowed(types[name])
+            reason = f"must be one of {allowed}" if allowed else str(error)
+            raise SettingsError(f"{variable}={text!r}: {reason}") from None
     return Settings(**given)  # type: ignore[arg-type]  # converted to each field's own type above
 
 
@@ -83,6 +85,14 @@ def _check_networks(text: str) -> None:
     for part in text.split(","):
         if part.strip():
             ipaddress.ip_network(part.strip())
+
+
+def _allowed(field_type: object) -> str:
+    """Return the values of a field that has few, for people; "" for any other."""
+    if _is_switch(field_type):
+        return "on, off"
+    inner = getattr(field_type, "__origin__", field_type)
+    return ", ".join(get_args(inner))
 
 
 def _is_switch(field_type: object) -> bool:

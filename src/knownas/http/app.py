@@ -1,5 +1,6 @@
 """The application: which path is served by what, and what stands around every answer."""
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -113,7 +114,8 @@ class Envelope:
         except KnownasError as error:
             await self._answer(error, scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
-            self._log.error(
+            self._tell(
+                self._log.error,
                 "unexpected_error",
                 type=type(error).__name__,
                 at=logs.place_of(error),
@@ -126,7 +128,8 @@ class Envelope:
         if status:  # 0: the client was gone before there was an answer
             self._metrics.count(scope["method"], route, status, elapsed)
         if self._access_log:
-            self._log.info(
+            self._tell(
+                self._log.info,
                 "request",
                 method=scope["method"] if scope["method"] in METHODS else "other",
                 route=route,
@@ -134,6 +137,12 @@ class Envelope:
                 ms=elapsed / 1e6,
                 request_id=request_id,
             )
+
+    def _tell(self, log: Callable[..., object], event: str, **values: object) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # a reader of the log that died is not the client's fault
+            log(event, **values)
 
     async def _answer(
         self, error: KnownasError, scope: Scope, receive: Receive, send: Send

@@ -1,7 +1,7 @@
 """A limit on key guessing: distinct unknown keys by client address.
 
 A client with one stale key repeats the same key and is never limited; a valid key is never
-asked about. The counts are forgotten each minute, and are bounded in number.
+asked about. The counts are of one process, forgotten each minute, and bounded in number.
 """
 
 import ipaddress
@@ -55,5 +55,7 @@ def _network(host: str) -> str:
     except ValueError:
         return host
     if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:  # an IPv4 client of a socket that listens on both
+            return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((address, _IPV6_NETWORK_BITS), strict=False))
     return host

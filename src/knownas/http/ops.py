@@ -27,8 +27,9 @@ async def metrics(request: Request) -> Response:
     token = request.app.state.settings.metrics_token
     if not token:
         raise NotFound("Metrics are off; set KNOWNAS_METRICS_TOKEN to serve them.")
-    given = wire.authorization(request.scope["headers"]) or b""
-    if not hmac.compare_digest(given, b"Bearer " + token.encode()):
+    given = wire.authorization(request.scope["headers"])
+    if not hmac.compare_digest(given or b"", b"Bearer " + token.encode()):
+        request.app.state.guard.bad_key(request.client, given)
         raise Unauthorized("Invalid metrics token")
     return Response(request.app.state.metrics.exposition(), media_type="text/plain; version=0.0.4")
 

@@ -15,11 +15,19 @@ from starlette.responses import Response
 
 from knownas import errors
 from knownas.errors import KnownasError, ParseError, ValidationError
-from knownas.model import KINDS, Identifiers, ProfileRef, clean_customer_user_id, clean_profile_id
+from knownas.model import (
+    KINDS,
+    Identifiers,
+    ProfileId,
+    ProfileRef,
+    clean_customer_user_id,
+    clean_profile_id,
+)
 
 CUSTOMER_HEADER: Final = "adapty-customer-user-id"
 PROFILE_HEADER: Final = "adapty-profile-id"
 SDK_PROFILE_HEADER: Final = "adapty-sdk-profile-id"
+_DECIDING_HEADERS: Final = (CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER, "content-type")
 IGNORED_HEADER: Final = "Knownas-Ignored"
 
 BODY_LIMIT: Final = 64 * 1024
@@ -97,17 +105,20 @@ def request_id(headers: RawHeaders) -> str:
     return own or uuid.uuid4().hex
 
 
-def single_header(headers: RawHeaders, name: str, *, error: KnownasError | None = None) -> bytes:
-    """Return a header's value, trimmed; b"" when it is absent or blank.
+def header(headers: RawHeaders, name: str) -> bytes:
+    """Return a header's first value that is not blank, trimmed; b"" when there is none."""
+    for key, value in headers:
+        if key == name.encode() and (trimmed := value.strip(b" \t")):
+            return trimmed
+    return b""
 
-    Raises `error`, or a ValidationError, when it stands twice with different values.
-    """
-    values = {value.strip(b" \t") for key, value in headers if key == name.encode()}
-    if len(values) > 1:
-        raise error or ValidationError(
-            "This header stands twice with different values.", source=name
-        )
-    return values.pop() if values else b""
+
+def refuse_twins(headers: RawHeaders) -> None:
+    """Raise ValidationError when a header that decides stands twice with different values."""
+    for name in _DECIDING_HEADERS:
+        values = {value.strip(b" \t") for key, value in headers if key == name.encode()} - {b""}
+        if len(values) > 1:
+            raise ValidationError("This header stands twice with different values.", source=name)
 
 
 def authorization(headers: RawHeaders) -> bytes | None:
@@ -118,8 +129,8 @@ def authorization(headers: RawHeaders) -> bytes | None:
 
 def profile_ref(headers: RawHeaders) -> ProfileRef:
     """Return whom the request is about. Raises ValidationError (contract, section 2)."""
-    customer = single_header(headers, CUSTOMER_HEADER)
-    profile = single_header(headers, PROFILE_HEADER)
+    customer = header(headers, CUSTOMER_HEADER)
+    profile = header(headers, PROFILE_HEADER)
     if not customer and not profile:
         raise ValidationError(f"Send the header {CUSTOMER_HEADER} or {PROFILE_HEADER}.")
     return ProfileRef(
@@ -128,21 +139,27 @@ def profile_ref(headers: RawHeaders) -> ProfileRef:
     )
 
 
-async def json_object(request: Request, *, if_empty: KnownasError | None = None) -> dict[str, Any]:
-    """Return the body, a JSON object; an empty body is `if_empty`, or else an empty object.
+def sdk_profile_id(headers: RawHeaders) -> ProfileId | None:
+    """Return the profile that a mobile SDK names in its header, if it does."""
+    given = header(headers, SDK_PROFILE_HEADER)
+    return clean_profile_id(given.decode("latin-1"), source=SDK_PROFILE_HEADER) if given else None
+
+
+async def json_object(request: Request, *, if_empty: str | None = None) -> dict[str, Any]:
+    """Return the body, a JSON object; an empty body is the error `if_empty`, or else `{}`.
 
     Checks in the contract's order: size, emptiness, media type, syntax.
     """
     headers = request.scope["headers"]
-    media_type = single_header(headers, "content-type")
+    media_type = header(headers, "content-type")
     body = await _bounded_body(request)
     if not body:
         if if_empty is not None:
-            raise if_empty
+            raise ValidationError(if_empty)
         return {}
     if media_type and media_type.partition(b";")[0].strip().lower() != b"application/json":
         raise errors.UnsupportedMediaType(source="content-type")
-    if single_header(headers, "content-encoding").lower() not in {b"", b"identity"}:
+    if header(headers, "content-encoding"):
         raise errors.UnsupportedMediaType(source="content-encoding")
     return parse_object(body)
 
@@ -182,7 +199,7 @@ def json_response(content: object, *, headers: dict[str, str] | None = None) -> 
 
 async def _bounded_body(request: Request) -> bytes:
     too_large = errors.PayloadTooLarge(f"The body is over {BODY_LIMIT} bytes; send less at once.")
-    length = single_header(request.scope["headers"], "content-length")
+    length = header(request.scope["headers"], "content-length")
     if length.isdigit() and (len(length) > len(str(BODY_LIMIT)) or int(length) > BODY_LIMIT):
         raise too_large
     body = b""

@@ -11,6 +11,10 @@ from typing import Protocol
 from knownas.model import ApiKey, App, AppId, Identifiers, Profile, ProfileId, ProfileRef
 
 
+class StorageError(Exception):
+    """A database cannot be opened; the text is one line that says which and why."""
+
+
 class Storage(Protocol):
     """Apps, keys and profiles, kept durably: when a write returns, a power cut loses nothing of it.
 
@@ -54,8 +58,8 @@ class Storage(Protocol):
         `create_as` None: the profile must exist; raises as `identifiers` does. Otherwise a
         profile that `ref` does not find is created, with the id of `ref` or else `create_as`,
         and an anonymous one is bound to the customer of `ref`; raises ProfileConflict as
-        `ProfileRef.settle_or_new` does. Of simultaneous creates for one customer, one creates
-        and the others change what it created.
+        `ProfileRef.settle_or_new` does, and Unauthorized when the app was deleted. Of
+        simultaneous creates for one customer, one creates and the others change what it created.
         """
         ...
 
@@ -69,7 +73,8 @@ class Storage(Protocol):
     async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
         """Add many profiles in one transaction and return how many were new.
 
-        A profile whose id or customer the app already has is left out.
+        A profile whose id or customer the app already has is left out. Raises Unauthorized
+        when the app was deleted.
         """
         ...
 
@@ -89,20 +94,28 @@ class Storage(Protocol):
         """Delete an app with its keys and all its profiles. Deleting none is a no-op."""
         ...
 
-    async def add_key(self, app: AppId, key: ApiKey, digest: bytes) -> None:
-        """Keep a key under its digest. Raises ValidationError when any app has that digest."""
+    async def add_key(
+        self,
+        app: AppId,
+        key: ApiKey,
+        digest: bytes,
+        *,
+        replacing: str | None = None,
+        overlap_until: int = 0,
+    ) -> None:
+        """Keep a key under its digest. Raises ValidationError when any app has that digest.
+
+        In the same transaction the key with the id `replacing`, if given, gets to expire at
+        `overlap_until`, or stays where it expires earlier.
+        """
         ...
 
     async def keys(self, app: AppId) -> list[ApiKey]:
         """Return all keys of an app, live or not, oldest first."""
         ...
 
-    async def expire_key(self, app: AppId, key_id: str, *, at: int) -> bool:
-        """End a key's life at `at`, or leave it where it ends earlier. False: no such key."""
-        ...
-
-    async def revoke_key(self, app: AppId, key_id: str, *, at: int) -> bool:
-        """Revoke a key. The first revocation stays. False: the app has no such key."""
+    async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
+        """End a key for good. The first end stays. False: the app has no such key."""
         ...
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import NamedTuple
 
-
-class MigrationError(Exception):
-    """The database's schema and this program do not go together; the text says why."""
+from knownas.storage import StorageError
 
 
 class Migration(NamedTuple):
@@ -41,17 +39,17 @@ def available(dialect: str) -> list[Migration]:
 def pending(steps: list[Migration], applied: Mapping[int, str]) -> list[Migration]:
     """Return the steps that are still to do; `applied` maps version to checksum.
 
-    Raises MigrationError when an applied step is unknown here or was edited since.
+    Raises StorageError when an applied step is unknown here or was edited since.
     """
     known = {step.version: step for step in steps}
     for version, checksum in sorted(applied.items()):
         if version not in known:
-            raise MigrationError(
+            raise StorageError(
                 f"The database has schema version {version}, this program knows only "
                 f"{max(known)}: it was used by a newer version of knownas. Run that version."
             )
         if known[version].checksum != checksum:
-            raise MigrationError(
+            raise StorageError(
                 f"Migration {version:04} ({known[version].name}) was edited after it was "
                 "applied to this database; restore the file as it was released."
             )

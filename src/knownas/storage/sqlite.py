@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import apsw
 import msgspec
 
-from knownas.errors import ValidationError
+from knownas.errors import Unauthorized, ValidationError
 from knownas.model import (
     ApiKey,
     App,
@@ -28,8 +28,8 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import migrate, sqlite_profiles
-from knownas.storage.sqlite_errors import translated
+from knownas.storage import StorageError, migrate, sqlite_profiles
+from knownas.storage.sqlite_errors import translating
 from knownas.storage.sqlite_writer import GroupCommit
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
 _INSERT_APP: Final = "INSERT INTO apps (uuid, name, created_at) VALUES (?, ?, ?) RETURNING id"
 _APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY id"
 _APP_BY_NAME: Final = "SELECT 1 FROM apps WHERE name = ?"
+_APP_EXISTS: Final = "SELECT 1 FROM apps WHERE id = ?"
 _DELETE_APP: Final = (
     "DELETE FROM identifiers WHERE app_id = ?",
     "DELETE FROM customers WHERE app_id = ?",
@@ -56,11 +57,11 @@ _DELETE_APP: Final = (
     "DELETE FROM apps WHERE id = ?",
 )
 _KEY_COLUMNS: Final = (
-    "k.id, k.type, k.label, k.created_at, k.expires_at, k.revoked_at,"
+    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
     " a.id, a.uuid, a.name, a.created_at"
 )
 _INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, revoked_at)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
@@ -74,8 +75,8 @@ WHERE k.app_id = ? ORDER BY k.created_at, k.id
 _EXPIRE_KEY: Final = """
 UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id = ?2 AND id = ?3
 """
-_REVOKE_KEY: Final = """
-UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE app_id = ? AND id = ?
+_END_KEY: Final = """
+UPDATE api_keys SET ended_at = coalesce(ended_at, ?) WHERE app_id = ? AND id = ?
 """
 
 _CHECKS: Final = {
@@ -125,41 +126,41 @@ class SqliteStorage:
     An object belongs to the event loop's thread that made it.
     """
 
-    def __init__(self, path: str | None) -> None:
-        """Open the file at `path`, making it if need be, and bring its schema up to date.
+    def __init__(self, path: str | None, *, create: bool = True) -> None:
+        """Open the file at `path` and bring its schema up to date.
 
-        `path` None is a private temporary database, gone at `close`. Raises MigrationError when
-        the file and this program do not go together, ServiceUnavailable when it cannot be used.
+        `path` None is a private temporary database, gone at `close`. A file that is not there
+        is made if `create` says so. Raises StorageError when there is none, it cannot be used,
+        is no database, or does not go together with this program.
         """
         self._folder = tempfile.mkdtemp(prefix="knownas-") if path is None else None
         self._path = path if path is not None else f"{self._folder}/knownas.db"
         self.migrated: list[str] = []
         """The names of the schema steps that this opening applied."""
         try:
-            _make_private(self._path)
+            _make_private(self._path, create=create)
             writer = self._connect()
             self.migrated = _migrate(writer)
             self._reader = self._connect()
         except (apsw.Error, OSError) as error:
             self._remove_folder()
-            raise translated(error) from error
-        self._writer: GroupCommit | None = GroupCommit(writer)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise StorageError(f"{self._path}: {reason}.") from error
+        self._writer = GroupCommit(writer)
+        self._closed = False
 
     # --- profiles ---------------------------------------------------------------------------
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers:
         """See `Storage.identifiers`; it answers at once."""
-        try:
+        with translating():
             return sqlite_profiles.identifiers(self._reader, app, ref)
-        except apsw.Error as error:
-            raise translated(error) from error
 
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.profile`."""
-        try:
-            return sqlite_profiles.settle(self._reader, app, ref)[1]
-        except apsw.Error as error:
-            raise translated(error) from error
+        with translating(), self._reader:  # one snapshot for both halves of the reference
+            _, found = sqlite_profiles.settle(self._reader, app, ref)
+        return found
 
     async def change_profile(
         self,
@@ -182,6 +183,8 @@ class SqliteStorage:
                 number, before, bound = sqlite_profiles.settle_or_new(
                     connection, app, ref, create_as, now
                 )
+                if number is None:
+                    _refuse_deleted(connection, app)
             after = change(bound)
             if after != before:
                 after = msgspec.structs.replace(after, updated_at=now)
@@ -198,6 +201,7 @@ class SqliteStorage:
         """See `Storage.add_profiles`."""
 
         def work(connection: apsw.Connection) -> int:
+            _refuse_deleted(connection, app)
             added = 0
             for profile in profiles:
                 by_customer, by_id = sqlite_profiles.look_up(
@@ -240,14 +244,24 @@ class SqliteStorage:
 
         await self._write(work)
 
-    async def add_key(self, app: AppId, key: ApiKey, digest: bytes) -> None:
+    async def add_key(
+        self,
+        app: AppId,
+        key: ApiKey,
+        digest: bytes,
+        *,
+        replacing: str | None = None,
+        overlap_until: int = 0,
+    ) -> None:
         """See `Storage.add_key`."""
 
         def work(connection: apsw.Connection) -> None:
             if connection.execute(_KEY_EXISTS, (digest,)).get:
                 raise ValidationError("This key is in use here already.", source="key")
-            times = (key.created_at, key.expires_at, key.revoked_at)
+            times = (key.created_at, key.expires_at, key.ended_at)
             connection.execute(_INSERT_KEY, (digest, key.id, app, key.type, key.label, *times))
+            if replacing is not None:
+                connection.execute(_EXPIRE_KEY, (overlap_until, app, replacing))
 
         await self._write(work)
 
@@ -257,30 +271,22 @@ class SqliteStorage:
             lambda read: [_to_key(row) for row in read.execute(_KEYS, (app,))]
         )
 
-    async def expire_key(self, app: AppId, key_id: str, *, at: int) -> bool:
-        """See `Storage.expire_key`."""
-        return await self._write(lambda write: _changes(write, _EXPIRE_KEY, (at, app, key_id)))
-
-    async def revoke_key(self, app: AppId, key_id: str, *, at: int) -> bool:
-        """See `Storage.revoke_key`."""
-        return await self._write(lambda write: _changes(write, _REVOKE_KEY, (at, app, key_id)))
+    async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
+        """See `Storage.end_key`."""
+        return await self._write(lambda write: _changes(write, _END_KEY, (at, app, key_id)))
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""
-        try:
+        with translating():
             row = self._reader.execute(_KEY_BY_DIGEST, (digest,)).fetchone()
-        except apsw.Error as error:
-            raise translated(error) from error
         return None if row is None else _to_key(row)
 
     # --- the database itself --------------------------------------------------------------------
 
     async def ping(self) -> None:
         """See `Storage.ping`."""
-        try:
+        with translating():
             self._reader.execute("SELECT 1 FROM schema_version").fetchall()
-        except apsw.Error as error:
-            raise translated(error) from error
 
     async def check(self) -> list[str]:
         """See `Storage.check`: SQLite's own integrity check, then each table against the others."""
@@ -297,9 +303,10 @@ class SqliteStorage:
 
     async def close(self) -> None:
         """See `Storage.close`."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            await asyncio.to_thread(writer.close)
+        if not self._closed:
+            self._closed = True
+            self._writer.hand_over()
+            await asyncio.to_thread(self._writer.close)
             self._reader.close()
             self._remove_folder()
 
@@ -310,8 +317,6 @@ class SqliteStorage:
         return connection
 
     async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
-        if self._writer is None:
-            raise RuntimeError("The storage is closed.")
         return await self._writer.run(work)
 
     async def _read_aside(self, read: Callable[[apsw.Connection], T]) -> T:
@@ -324,19 +329,21 @@ class SqliteStorage:
             finally:
                 connection.close()
 
-        try:
+        with translating():
             return await asyncio.to_thread(run)
-        except apsw.Error as error:
-            raise translated(error) from error
 
     def _remove_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _make_private(path: str) -> None:
+def _make_private(path: str, *, create: bool) -> None:
     """Make a new database file that only its owner can read; SQLite's own would follow umask."""
     if not Path(path).exists():
+        if not create:
+            raise StorageError(
+                f"There is no database at {path}; `knownas serve` or `knownas migrate` makes one."
+            )
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
@@ -360,11 +367,17 @@ def _migrate(connection: apsw.Connection) -> list[str]:
     return [f"{step.version:04}_{step.name}" for step in todo]
 
 
+def _refuse_deleted(connection: apsw.Connection, app: AppId) -> None:
+    """Raise Unauthorized when the app is gone, and with it the key of whoever still writes."""
+    if connection.execute(_APP_EXISTS, (app,)).get is None:
+        raise Unauthorized
+
+
 def _changes(connection: apsw.Connection, statement: str, values: Row) -> bool:
     connection.execute(statement, values)
     return connection.changes() > 0
 
 
 def _to_key(row: Row) -> ApiKey:
-    key_id, key_type, label, created_at, expires_at, revoked_at, *app = row
-    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, revoked_at)
+    key_id, key_type, label, created_at, expires_at, ended_at, *app = row
+    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, ended_at)

@@ -1,5 +1,8 @@
 """The one place where SQLite's errors become ours."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import apsw
 
 from knownas.errors import ServiceUnavailable
@@ -15,12 +18,20 @@ _PASSING = (
 )
 
 
-def translated(error: Exception) -> Exception:
-    """Return ServiceUnavailable for what may pass (full disk, lock, …), else the error itself."""
+@contextmanager
+def translating() -> Iterator[None]:
+    """Raise ServiceUnavailable for what may pass (full disk, lock, …), else the error itself."""
+    try:
+        yield
+    except _PASSING as error:
+        raise translated(error) from error
+
+
+def translated(error: BaseException) -> BaseException:
+    """Return ServiceUnavailable for what may pass, else the error itself."""
     if isinstance(error, _PASSING):
         unavailable = ServiceUnavailable(
-            "The database cannot be used for the moment; send the same request again.",
-            retry_after=1,
+            "The database cannot be used for the moment; send the same request again."
         )
         unavailable.__cause__ = error
         return unavailable

@@ -56,7 +56,7 @@ DELETE FROM identifiers WHERE app_id = ? AND kind = ? AND value = ? AND profile 
 """
 
 _decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
-_decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | float], ...]).decode
+_decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
 _encode = msgspec.json.Encoder().encode
 
 Row = tuple[Any, ...]

@@ -7,6 +7,7 @@ rate and gains a crowd nothing. A write is answered after the commit that holds 
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -28,15 +29,24 @@ class _Write(NamedTuple):
     future: asyncio.Future[Any]
 
 
+_Answer = tuple[_Write, object]
+"""A write and its outcome; an outcome that is an exception is one to raise."""
+
+
 class GroupCommit:
-    """Runs writes from event loops on one connection that no one else uses."""
+    """Runs writes on one connection that no one else uses.
+
+    The writes may come from one event loop after another, never from two at once.
+    """
 
     def __init__(self, connection: apsw.Connection) -> None:
         """Take over a connection; it is closed by `close`."""
         self._connection = connection
         self._this_turn: list[_Write] = []
+        self._turn_of: asyncio.AbstractEventLoop | None = None
         self._inbox: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
         self._waiting = 0
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="knownas-writer", daemon=True)
         self._thread.start()
 
@@ -44,77 +54,101 @@ class GroupCommit:
         """Run `work` inside the next transaction and return its result once that is durable.
 
         What `work` raises is raised here, and undone without harm to its neighbours. Cancelling
-        the caller does not cancel the write. Raises ServiceUnavailable when the commit fails or
-        too many writes wait already.
+        the caller does not cancel the write. Raises ServiceUnavailable when the commit fails,
+        too many writes wait already, or the writer is closed.
         """
+        if self._closed:
+            raise ServiceUnavailable("The server is stopping; send the same request again.")
         if self._waiting >= MAX_WAITING:
-            raise ServiceUnavailable("Too many writes are waiting; send it again.", retry_after=1)
+            raise ServiceUnavailable("Too many writes are waiting; send it again.")
         loop = asyncio.get_running_loop()
-        if not self._this_turn:
-            loop.call_soon(self._hand_over)
+        if not self._this_turn or self._turn_of is not loop:
+            self.hand_over()  # what a loop that is gone left behind
+            self._turn_of = loop
+            loop.call_soon(self.hand_over)
         write = _Write(work, loop.create_future())
         self._this_turn.append(write)
         self._waiting += 1
         result: T = await write.future
         return result
 
-    def close(self) -> None:
-        """Finish the writes that were handed over, then close the connection."""
-        self._hand_over()
-        self._inbox.put(None)
-        self._thread.join()
-        self._connection.close()
-
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Give the writes of this turn to the thread."""
         if self._this_turn:
             turn, self._this_turn = self._this_turn, []
             self._inbox.put(turn)
 
+    def close(self) -> None:
+        """Finish the writes that were handed over, then close the connection."""
+        self._closed = True
+        self._inbox.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    # --- in the thread ------------------------------------------------------------------------
+
     def _run(self) -> None:
-        while (group := self._inbox.get()) is not None:
-            last = False
-            while not self._inbox.empty():
+        last = False
+        while not last and (group := self._inbox.get()) is not None:
+            while not last and not self._inbox.empty():
                 more = self._inbox.get()
-                if more is None:
-                    last = True
-                    break
-                group += more
-            outcomes = self._commit(group)
-            try:
-                group[0].future.get_loop().call_soon_threadsafe(self._settle, group, outcomes)
-            except RuntimeError:  # the loop is gone, and with it whoever waited
-                self._waiting -= len(group)
-            if last:
-                return
+                last = more is None
+                group += more or []
+            by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+            for write, outcome in zip(group, self._commit(group), strict=True):
+                by_loop.setdefault(write.future.get_loop(), []).append((write, outcome))
+            for loop, answers in by_loop.items():
+                with contextlib.suppress(RuntimeError):  # it is gone, and with it whoever waited
+                    loop.call_soon_threadsafe(self._settle, answers)
 
     def _commit(self, group: list[_Write]) -> list[object]:
-        """Run a group in one transaction; an outcome that is an exception is one to raise."""
-        execute = self._connection.execute
-        outcomes: list[object] = []
+        """Run a group in one transaction and return its outcomes."""
         try:
-            execute("BEGIN IMMEDIATE")
-            for write in group:
-                execute("SAVEPOINT one")
-                try:
-                    outcomes.append(write.work(self._connection))
-                except Exception as error:  # noqa: BLE001 - it is this write's outcome
-                    # Where SQLite gave up the whole transaction, this fails too, and so does all.
-                    execute("ROLLBACK TO one")
-                    outcomes.append(translated(error))
-                execute("RELEASE one")
-            execute("COMMIT")
-        except apsw.Error as error:
-            if self._connection.in_transaction:
-                execute("ROLLBACK")
-            return [translated(error)] * len(group)
+            self._roll_back()  # where the last group could not
+            self._connection.execute("BEGIN IMMEDIATE")
+            outcomes = [self._run_one(write) for write in group]
+            self._connection.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001 - the thread lives on whatever happens
+            with contextlib.suppress(apsw.Error):
+                self._roll_back()
+            return [_failure(error) for _ in group]
         return outcomes
 
-    def _settle(self, group: list[_Write], outcomes: list[object]) -> None:
-        self._waiting -= len(group)
-        for write, outcome in zip(group, outcomes, strict=True):
+    def _run_one(self, write: _Write) -> object:
+        execute = self._connection.execute
+        execute("SAVEPOINT one")
+        try:
+            outcome = write.work(self._connection)
+        except Exception as error:
+            if not self._connection.in_transaction:
+                raise  # SQLite gave up the whole transaction
+            execute("ROLLBACK TO one")
+            outcome = translated(error)
+        execute("RELEASE one")
+        return outcome
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    # --- back in the event loop -----------------------------------------------------------------
+
+    def _settle(self, answers: list[_Answer]) -> None:
+        self._waiting -= len(answers)
+        for write, outcome in answers:
             if write.future.done():  # its caller was cancelled
                 continue
             if isinstance(outcome, BaseException):
                 write.future.set_exception(outcome)
             else:
                 write.future.set_result(outcome)
+
+
+def _failure(error: BaseException) -> BaseException:
+    """Return an error of its own for one write of a group that failed as a whole."""
+    known = translated(error)
+    if known is not error:
+        return known
+    failure = RuntimeError("The transaction of a group of writes failed.")
+    failure.__cause__ = error
+    return failure

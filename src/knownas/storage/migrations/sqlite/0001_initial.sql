@@ -24,7 +24,7 @@ CREATE TABLE api_keys (
     label      TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER,
-    revoked_at INTEGER
+    ended_at   INTEGER                             -- revoked, or first seen expired
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE profiles (
