@@ -1,19 +1,77 @@
 """What the tests share: a real server in a process of its own, on a fresh database."""
 
+import asyncio
+import contextlib
 import os
 import socket
+import string
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, TypedDict, Unpack
 
 import httpx2
 import msgspec
 import pytest
 
+from knownas import bootstrap
+from knownas.registry import Registry
+
 START_SECONDS = 30
+ANSWER_SECONDS: Final = 10
+
+IDENTIFIERS_PATH: Final = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
+PROFILE_PATH: Final = "/api/v2/server-side-api/profile/"
+SDK_PATH: Final = "/api/v1/sdk/integration/profile/set/integration-identifiers/"
+
+LOOKALIKES: Final = (
+    "user", "User", "USER", "us\u0435r", "\uff55ser", "use\u200br", "user\u00a0", "\ufeffuser",
+    "us\u00e9r", "use\u0301r", "\ufb01x", "fix", "stra\u00dfe", "strasse", "i", "I", "\u0131",
+    "\u0130", "K", "\u212a", "\u00c5", "A\u030a", "\u212b", "1", "01", "1.0", "\u0661",
+    "\u2764", "\u2764\ufe0f", "\U0001f468\u200d\U0001f469", "\U0001f468\U0001f469", "\uffff",
+)  # fmt: skip
+"""Texts that some folding, trimming, normalisation or number would take for one another."""
+
+INJECTIONS: Final = """\
+'
+"
+' OR '1'='1
+" OR ""="
+'; DROP TABLE profiles; --
+'; ATTACH DATABASE 'x' AS x; --
+'; SELECT pg_sleep(9) --
+'||(SELECT digest FROM api_keys)||'
+\u02bc OR 1=1 --
+1 UNION SELECT digest FROM api_keys
+') ON CONFLICT DO NOTHING; --
+/* */
+\\
+\\'
+%
+_
+?1
+$1
+:name
+%s
+{0}
+{"a": 1}
+x'00'
+NULL""".splitlines()
+"""Texts that would be code in a statement put together from strings."""
+
+KEY_ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+
+RawHeaders = Iterable[tuple[str, str | bytes]]
+
+
+class Who(TypedDict, total=False):
+    """Whom a request is about, as its headers say."""
+
+    customer: str | bytes
+    profile: str
 
 
 class Server(NamedTuple):
@@ -73,6 +131,93 @@ def stop(process: subprocess.Popen[bytes]) -> int:
     return process.wait(START_SECONDS)
 
 
+def exchange(server: Server, request: bytes) -> httpx2.Response:
+    """Send bytes as they are; return what the server sends until it closes the connection."""
+    url = httpx2.URL(server.url)
+    received = b""
+    with socket.create_connection((url.host, url.port), timeout=ANSWER_SECONDS) as connection:
+        # A server that refuses a request may close before it has read all of it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(65_536):
+                received += chunk
+    head, _, content = received.partition(b"\r\n\r\n")
+    status_line, *lines = head.split(b"\r\n")
+    headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    return httpx2.Response(int(status_line.split()[1]), headers=headers, content=content)
+
+
+def raw_request(
+    server: Server,
+    method: str,
+    path: str,
+    headers: RawHeaders = (),
+    body: object = None,
+    **who: Unpack[Who],
+) -> bytes:
+    """Return a request with the server's key, for a `customer=` or `profile=` or both.
+
+    Beside what is given it has only Host, Connection, and the length of a body. A body that is
+    not bytes is sent as JSON, with that media type. An empty key sends no Authorization.
+    """
+    lines: list[tuple[str, str | bytes]] = [("Host", "localhost"), ("Connection", "close")]
+    if server.key:
+        lines.append(("Authorization", f"Api-Key {server.key}"))
+    if "customer" in who:
+        lines.append(("adapty-customer-user-id", who["customer"]))
+    if "profile" in who:
+        lines.append(("adapty-profile-id", who["profile"]))
+    if body is not None and not isinstance(body, bytes):
+        body = msgspec.json.encode(body)
+        lines.append(("Content-Type", "application/json"))
+    if body is not None:
+        lines.append(("Content-Length", str(len(body))))
+    request = f"{method} {path} HTTP/1.1\r\n".encode()
+    for name, value in (*lines, *headers):
+        encoded = value if isinstance(value, bytes) else value.encode()
+        request += name.encode() + b": " + encoded + b"\r\n"
+    return request + b"\r\n" + (body or b"")
+
+
+def ask(
+    server: Server,
+    method: str,
+    path: str,
+    headers: RawHeaders = (),
+    body: object = None,
+    **who: Unpack[Who],
+) -> httpx2.Response:
+    """Send what `raw_request` makes of the arguments, and return the answer."""
+    return exchange(server, raw_request(server, method, path, headers, body, **who))
+
+
+def sealed(body: str) -> str:
+    """Return a key of our own form with its checksum, made as docs/keys.md says."""
+    number, checksum = zlib.crc32(body.encode()), ""
+    for _ in range(6):
+        number, digit = divmod(number, len(KEY_ALPHABET))
+        checksum = KEY_ALPHABET[digit] + checksum
+    return body + checksum
+
+
+def error_code(answer: httpx2.Response) -> tuple[int, str]:
+    """Return an error's status and code."""
+    return answer.status_code, answer.json()["error_code"]
+
+
+def sources(answer: httpx2.Response) -> list[str | None]:
+    """Return which headers and fields a 400 complains about."""
+    assert answer.status_code == httpx2.codes.BAD_REQUEST, answer.text
+    return [entry["source"] for entry in answer.json()["errors"]]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio, which is what the server runs on."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Give a running server on a fresh database."""
@@ -87,3 +232,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     yield Server(f"http://127.0.0.1:{port}", key, public_key, database)
     assert stop(process) == 0
+
+
+@pytest.fixture(scope="module")
+def other(server: Server) -> Server:
+    """Give the same server with the keys of another app."""
+
+    async def make_app() -> Server:
+        registry = Registry(bootstrap.open_storage(server.database))
+        app = await registry.create_app("other")
+        key, _ = await registry.create_key(app, "secret")
+        public_key, _ = await registry.create_key(app, "public")
+        await registry.close()
+        return server._replace(key=key, public_key=public_key)
+
+    return asyncio.run(make_app())

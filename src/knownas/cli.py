@@ -102,7 +102,7 @@ def _telling_errors(action: Callable[[], None]) -> None:
         action()
     except KnownasError as error:
         lines = [f"{source}: {message}" if source else message for source, message in error.fields]
-        raise _Failure("\n".join(lines)) from None
+        raise _Failure("; ".join(lines)) from None
     except (StorageError, settings.SettingsError) as error:
         raise _Failure(str(error)) from None
 
@@ -279,9 +279,13 @@ async def key_adopt(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Accept a key that the team uses already, such as an Adapty key."""
     app = await registry.app(app_name)
-    text = sys.stdin.read().strip() if stdin else click.prompt("Key", hide_input=True)
+    text = _standard_input() if stdin else click.prompt("Key", hide_input=True)
     key = await registry.adopt_key(app, text, key_type, label=label, expires_at=_expiry(days))
     _print(_key_data(key), as_json, f"Adopted as {key.id}.")
+
+
+def _standard_input() -> str:
+    return sys.stdin.buffer.read().decode("ascii", errors="replace").strip()
 
 
 @key_group.command("list")

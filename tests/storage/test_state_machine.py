@@ -7,18 +7,25 @@ from typing import TypeVar
 import msgspec
 import pytest
 from hypothesis import settings, strategies
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from knownas.errors import KnownasError
 from knownas.model import (
     KINDS,
+    NO_IDENTIFIERS,
     AppId,
     Profile,
     ProfileId,
     ProfileRef,
     merge_identifiers,
 )
-from knownas.storage.sqlite import SqliteStorage
+from storage.conftest import Open, identifiers
 
 T = TypeVar("T")
 
@@ -38,11 +45,11 @@ VALUES = strategies.dictionaries(
 class StorageMachine(RuleBasedStateMachine):
     """Two apps, a few customers and ids, all that the storage does to a profile."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_storage: Open) -> None:
         """Open an empty database."""
         super().__init__()
         self.runner = asyncio.Runner()
-        self.storage = SqliteStorage(None)
+        self.storage = self.run(open_storage)
         self.now = 0
         self.made = 0
         self.expected: dict[AppId, dict[ProfileId, Profile]] = {}
@@ -61,6 +68,11 @@ class StorageMachine(RuleBasedStateMachine):
             return await use()
 
         return self.runner.run(main())
+
+    def new_id(self) -> ProfileId:
+        """Return an id that was not given out before."""
+        self.made += 1
+        return ProfileId(f"10000000-0000-4000-8000-{self.made:012}")
 
     def found(self, app: AppId, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
         """Return what the dict has for the two halves of a reference."""
@@ -89,8 +101,7 @@ class StorageMachine(RuleBasedStateMachine):
         """Set identifiers, on an existing or a new profile."""
         app = min(self.expected) if first else max(self.expected)
         self.now += 1
-        self.made += 1
-        new_id = ProfileId(f"10000000-0000-4000-8000-{self.made:012}")
+        new_id = self.new_id()
 
         def merged(profile: Profile) -> Profile:
             return msgspec.structs.replace(
@@ -116,6 +127,23 @@ class StorageMachine(RuleBasedStateMachine):
         if kept is not None:
             self.expected[app][kept.profile_id] = kept
 
+    @rule(first=strategies.booleans(), refs=strategies.lists(REFS, max_size=4), values=VALUES)
+    def add(self, *, first: bool, refs: list[ProfileRef], values: dict[str, str]) -> None:
+        """Add several profiles, some of which are there already."""
+        app = min(self.expected) if first else max(self.expected)
+        brought = []
+        for ref in refs:
+            profile_id = ref.profile_id or self.new_id()
+            set_before = merge_identifiers(NO_IDENTIFIERS, values)
+            brought.append(Profile(profile_id, ref.customer_user_id, set_before, (), 0, 0))
+        before = len(self.expected[app])
+        for profile in brought:
+            ref = ProfileRef(profile.customer_user_id, profile.profile_id)
+            if self.found(app, ref) == (None, None):
+                self.expected[app][profile.profile_id] = profile
+        added = self.run(lambda: self.storage.add_profiles(app, brought))
+        assert added == len(self.expected[app]) - before
+
     @rule(first=strategies.booleans(), ref=REFS)
     def delete(self, *, first: bool, ref: ProfileRef) -> None:
         """Delete a profile."""
@@ -135,21 +163,33 @@ class StorageMachine(RuleBasedStateMachine):
             lambda: self.storage.profile(app, ref), lambda: ref.settle(*self.found(app, ref))
         )
         if found is not None:
-            assert self.storage.identifiers(app, ref) == found.identifiers
+            of_hot_read = self.run(lambda: identifiers(self.storage, app, ref))
+            assert of_hot_read == found.identifiers
 
     @invariant()
     def is_sound(self) -> None:
-        """Hold the three tables to each other."""
-        if self.expected:
-            assert self.run(self.storage.check) == []
+        """Hold the tables to each other."""
+        assert self.run(self.storage.check) == []
 
     def teardown(self) -> None:
-        """Close the database."""
+        """Count the profiles, and close the database."""
+        for app, profiles in self.expected.items():
+            assert self.run(lambda app=app: self.storage.count_profiles(app)) == len(profiles)  # type: ignore[misc]
         self.run(self.storage.close)
         self.runner.close()
 
 
-StorageMachine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, derandomize=True
-)
-test_storage_does_as_a_dict_does = StorageMachine.TestCase
+def test_storage_does_as_a_dict_does(new_database: Callable[[], Open]) -> None:
+    """Whatever sequence of uses is made, each returns or raises what it does on the dict."""
+
+    class Machine(StorageMachine):
+        """Each run has a database of its own."""
+
+        def __init__(self) -> None:
+            """Open it."""
+            super().__init__(new_database())
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True),
+    )

@@ -98,10 +98,12 @@ def request_id(headers: RawHeaders) -> str:
     """Return the request's own id where it has a usable one, else a new one."""
     own = None
     for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode("ascii")
-        if name == b"request-id" and own is None and _REQUEST_ID.fullmatch(value):
-            own = value.decode("ascii")
+        if name in {b"x-request-id", b"request-id"} and (
+            usable := _REQUEST_ID.fullmatch(value.strip(b" \t"))
+        ):
+            if name == b"x-request-id":
+                return usable[0].decode("ascii")
+            own = own or usable[0].decode("ascii")
     return own or uuid.uuid4().hex
 
 
@@ -179,7 +181,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise ValidationError("The body must be a JSON object.")
     if not _has_no_twins(body, parsed):
-        json.loads(body.decode(), object_pairs_hook=_refuse_twins)
+        try:
+            json.loads(body.decode(), object_pairs_hook=_refuse_twins)
+        except RecursionError:  # within a twin that the first parser dropped
+            raise ParseError from None
     return parsed
 
 

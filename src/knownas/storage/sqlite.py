@@ -38,7 +38,6 @@ BUSY_TIMEOUT_MS: Final = 5_000
 """How long a statement waits for another process's lock before it gives up."""
 
 _PRAGMAS: Final = """
-PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA trusted_schema = OFF;
 """
@@ -140,6 +139,7 @@ class SqliteStorage:
         try:
             _make_private(self._path, create=create)
             writer = self._connect()
+            _use_wal(writer)
             self.migrated = _migrate(writer)
             self._reader = self._connect()
         except (apsw.Error, OSError) as error:
@@ -256,6 +256,7 @@ class SqliteStorage:
         """See `Storage.add_key`."""
 
         def work(connection: apsw.Connection) -> None:
+            _refuse_deleted(connection, app)
             if connection.execute(_KEY_EXISTS, (digest,)).get:
                 raise ValidationError("This key is in use here already.", source="key")
             times = (key.created_at, key.expires_at, key.ended_at)
@@ -292,11 +293,18 @@ class SqliteStorage:
         """See `Storage.check`: SQLite's own integrity check, then each table against the others."""
 
         def read(connection: apsw.Connection) -> list[str]:
-            problems = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-            problems = [] if problems == ["ok"] else problems
+            problems: list[str] = []
+            try:
+                found = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+                problems += found if found != ["ok"] else []
+            except apsw.CorruptError as error:
+                problems.append(f"the file is damaged: {error}")
             for what, statement in _CHECKS.items():
-                if count := connection.execute(statement).get:
-                    problems.append(f"{count} {what}")
+                try:
+                    if count := connection.execute(statement).get:
+                        problems.append(f"{count} {what}")
+                except (apsw.CorruptError, apsw.SQLError) as error:
+                    problems.append(f"cannot look for {what}: {error}")
             return problems
 
         return await self._read_aside(read)
@@ -345,6 +353,24 @@ def _make_private(path: str, *, create: bool) -> None:
                 f"There is no database at {path}; `knownas serve` or `knownas migrate` makes one."
             )
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _use_wal(connection: apsw.Connection) -> None:
+    """Put the file into WAL mode, for good.
+
+    Of several processes that first open a file at once, SQLite tells some that it is busy
+    without any waiting, so the waiting is done here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _migrate(connection: apsw.Connection) -> list[str]:

@@ -1,0 +1,75 @@
+"""The databases that the storage contract is held against: each test once for each of them."""
+
+import functools
+import inspect
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from knownas.model import App, AppId, Identifiers, ProfileRef
+from knownas.storage import Storage
+from knownas.storage.sqlite import SqliteStorage
+
+Open = Callable[[], Awaitable[Storage]]
+"""Opens one database, the same at each call."""
+
+
+def sqlite(folder: Path) -> Open:
+    """Return what opens a fresh SQLite file in `folder`."""
+    path = folder / f"{uuid.uuid4()}.db"
+
+    async def open_storage() -> Storage:
+        return SqliteStorage(str(path))
+
+    return open_storage
+
+
+BACKENDS: Final[dict[str, Callable[[Path], Open]]] = {"sqlite": sqlite}
+
+
+async def identifiers(storage: Storage, app: AppId, ref: ProfileRef) -> Identifiers:
+    """Return what the hot read returns, at once or later."""
+    found = storage.identifiers(app, ref)
+    return await found if inspect.isawaitable(found) else found
+
+
+@pytest.fixture(params=BACKENDS)
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Open]:
+    """Give what makes a fresh database at each call."""
+    return functools.partial(BACKENDS[request.param], tmp_path)
+
+
+@pytest.fixture
+async def open_storage(new_database: Callable[[], Open]) -> AsyncIterator[Open]:
+    """Give what opens the test's one database, as often as it is called."""
+    open_database = new_database()
+    opened: list[Storage] = []
+
+    async def open_and_note() -> Storage:
+        opened.append(await open_database())
+        return opened[-1]
+
+    yield open_and_note
+    for storage in opened:
+        await storage.close()
+
+
+@pytest.fixture
+async def storage(open_storage: Open) -> Storage:
+    """Give a storage over a fresh database."""
+    return await open_storage()
+
+
+@pytest.fixture
+async def app(storage: Storage) -> App:
+    """Give an app."""
+    return await storage.create_app(str(uuid.uuid4()), "one", now=1)
+
+
+@pytest.fixture
+async def other(storage: Storage, app: App) -> App:
+    """Give another app, made later than `app`."""
+    return await storage.create_app(str(uuid.uuid4()), "two", now=app.created_at + 1)
