@@ -7,12 +7,9 @@ import httpx2
 import pytest
 import yaml
 
-from conftest import Server
+from conftest import IDENTIFIERS_PATH, PROFILE_PATH, SDK_PATH, Server
 from knownas.model import KINDS
 
-PATH = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
-PROFILE_PATH = "/api/v2/server-side-api/profile/"
-SDK_PATH = "/api/v1/sdk/integration/profile/set/integration-identifiers/"
 SEED = Path(__file__).parent / "seed.txt"
 
 
@@ -32,7 +29,7 @@ def seed_example() -> dict[str, str | None]:
     document = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
     assert document is not None
     loaded = yaml.safe_load(document[1].partition("\n")[2])
-    operation = loaded["paths"][PATH]["get"]
+    operation = loaded["paths"][IDENTIFIERS_PATH]["get"]
     example: dict[str, str | None] = operation["responses"]["200"]["content"]["application/json"][
         "example"
     ]
@@ -51,9 +48,9 @@ def test_seed_example_is_answered_byte_for_byte(server: Server) -> None:
         + "}"
     )
     with client(server, "seed") as http:
-        answer = http.post(PATH, json=example)
+        answer = http.post(IDENTIFIERS_PATH, json=example)
         assert (answer.status_code, answer.content) == (200, b"")
-        answer = http.get(PATH)
+        answer = http.get(IDENTIFIERS_PATH)
         assert answer.text == expected
         assert answer.headers["content-type"] == "application/json"
 
@@ -66,9 +63,9 @@ def test_kinds_are_those_of_the_seed() -> None:
 def test_set_merges_and_null_is_not_given(server: Server) -> None:
     """A key that is absent or null stays as it was."""
     with client(server, "merge") as http:
-        http.post(PATH, json={"appsflyer_id": "a", "branch_id": "b"})
-        http.post(PATH, json={"appsflyer_id": " c ", "branch_id": None})
-        found = http.get(PATH).json()
+        http.post(IDENTIFIERS_PATH, json={"appsflyer_id": "a", "branch_id": "b"})
+        http.post(IDENTIFIERS_PATH, json={"appsflyer_id": " c ", "branch_id": None})
+        found = http.get(IDENTIFIERS_PATH).json()
     assert (found["appsflyer_id"], found["branch_id"]) == ("c", "b")
 
 
@@ -105,17 +102,21 @@ def test_bad_body_is_refused_and_nothing_is_stored(
 ) -> None:
     """Every bad body gets the contract's error, and leaves the profile as it was."""
     with client(server, "bad-bodies") as http:
-        before = http.get(PATH).content
-        answer = http.post(PATH, content=body, headers={"Content-Type": "application/json"})
+        before = http.get(IDENTIFIERS_PATH).content
+        answer = http.post(
+            IDENTIFIERS_PATH, content=body, headers={"Content-Type": "application/json"}
+        )
         assert (answer.status_code, answer.json()["error_code"]) == (status, code)
         assert answer.json()["errors"][0]["source"] == source
-        assert http.get(PATH).content == before
+        assert http.get(IDENTIFIERS_PATH).content == before
 
 
 def test_unknown_keys_are_named(server: Server) -> None:
     """Beside a known key an unknown one is left out and named, or counted where it is odd."""
     with client(server, "unknown") as http:
-        answer = http.post(PATH, json={"branch_id": "b", "mixpanel_distinct_id": 1, "x\r\ny": 2})
+        answer = http.post(
+            IDENTIFIERS_PATH, json={"branch_id": "b", "mixpanel_distinct_id": 1, "x\r\ny": 2}
+        )
     assert answer.status_code == 200
     assert answer.headers["Knownas-Ignored"] == "mixpanel_distinct_id, +1"
 
@@ -123,7 +124,7 @@ def test_unknown_keys_are_named(server: Server) -> None:
 def test_unknown_key_alone_names_the_near_one(server: Server) -> None:
     """The error for a near miss says what was meant."""
     with client(server, "near") as http:
-        answer = http.post(PATH, json={"mixpanel_distinct_id": "x"})
+        answer = http.post(IDENTIFIERS_PATH, json={"mixpanel_distinct_id": "x"})
     assert "mixpanel_user_id" in answer.json()["errors"][0]["errors"][0]
 
 
@@ -133,7 +134,7 @@ def test_unknown_key_alone_names_the_near_one(server: Server) -> None:
 def test_bad_key_gets_the_same_401(server: Server, authorization: str | None) -> None:
     """However a key is bad, the answer is the same bytes."""
     headers = {} if authorization is None else {"Authorization": authorization}
-    answer = httpx2.get(server.url + PATH, headers=headers)
+    answer = httpx2.get(server.url + IDENTIFIERS_PATH, headers=headers)
     assert answer.status_code == 401
     assert answer.content == (
         b'{"errors":[{"source":null,"errors":["Invalid API key"]}],'
@@ -148,18 +149,20 @@ def test_public_key_only_writes_on_the_sdk_path(server: Server) -> None:
         public = {"Authorization": f"Api-Key {server.public_key}"}
         body = {"data": {"profile_id": profile_id, "adjust_device_id": "from-the-sdk"}}
         assert httpx2.post(server.url + SDK_PATH, json=body, headers=public).status_code == 200
-        assert http.get(PATH, headers=public).status_code == 401
-        assert http.get(PATH).json()["adjust_device_id"] == "from-the-sdk"
+        assert http.get(IDENTIFIERS_PATH, headers=public).status_code == 401
+        assert http.get(IDENTIFIERS_PATH).json()["adjust_device_id"] == "from-the-sdk"
 
 
 def test_paths_and_methods(server: Server) -> None:
     """No last slash is the same path; encoded, doubled or unknown ones are not; 405 says Allow."""
     with client(server, "paths") as http:
-        assert http.get(PATH.rstrip("/")).content == http.get(PATH).content
-        assert http.get(PATH.replace("/profile/", "%2fprofile/")).status_code == 404
-        assert http.get("/" + PATH).status_code == 404
-        assert http.head(PATH).headers["content-length"] == str(len(http.get(PATH).content))
-        answer = http.put(PATH)
+        assert http.get(IDENTIFIERS_PATH.rstrip("/")).content == http.get(IDENTIFIERS_PATH).content
+        assert http.get(IDENTIFIERS_PATH.replace("/profile/", "%2fprofile/")).status_code == 404
+        assert http.get("/" + IDENTIFIERS_PATH).status_code == 404
+        assert http.head(IDENTIFIERS_PATH).headers["content-length"] == str(
+            len(http.get(IDENTIFIERS_PATH).content)
+        )
+        answer = http.put(IDENTIFIERS_PATH)
         assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
         assert answer.json()["error_code"] == "method_not_allowed"
 
@@ -168,18 +171,21 @@ def test_headers_that_name_two_profiles_conflict(server: Server) -> None:
     """A customer and a profile id of two profiles are refused; an absent one is a 404."""
     with client(server, "one") as one, client(server, "two") as two:
         other = two.get(PROFILE_PATH).json()["data"]["profile_id"]
-        answer = one.get(PATH, headers={"adapty-profile-id": other.upper()})
+        answer = one.get(IDENTIFIERS_PATH, headers={"adapty-profile-id": other.upper()})
         assert (answer.status_code, answer.json()["error_code"]) == (400, "profile_conflict")
         absent = "00000000-0000-4000-8000-000000000000"
-        assert one.get(PATH, headers={"adapty-profile-id": absent}).status_code == 404
-        assert one.get(PATH, headers={"adapty-profile-id": "{" + absent + "}"}).status_code == 400
+        assert one.get(IDENTIFIERS_PATH, headers={"adapty-profile-id": absent}).status_code == 404
+        assert (
+            one.get(IDENTIFIERS_PATH, headers={"adapty-profile-id": "{" + absent + "}"}).status_code
+            == 400
+        )
 
 
 def test_profile_is_deleted(server: Server) -> None:
     """A deleted profile is gone with its identifiers."""
     with client(server, "gone") as http:
-        http.post(PATH, json={"branch_id": "b"})
+        http.post(IDENTIFIERS_PATH, json={"branch_id": "b"})
         assert http.delete(PROFILE_PATH).status_code == 204
-        assert http.get(PATH).status_code == 404
+        assert http.get(IDENTIFIERS_PATH).status_code == 404
         http.post(PROFILE_PATH)
-        assert http.get(PATH).json()["branch_id"] is None
+        assert http.get(IDENTIFIERS_PATH).json()["branch_id"] is None

@@ -9,10 +9,8 @@ import httpx2
 import msgspec
 import pytest
 
-from conftest import Server, free_port, knownas, start, stop
+from conftest import IDENTIFIERS_PATH, PROFILE_PATH, Server, free_port, knownas, start, stop
 
-PATH = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
-PROFILE_PATH = "/api/v2/server-side-api/profile/"
 KILLS = 20
 WRITERS = 16
 
@@ -26,8 +24,8 @@ def test_two_processes_share_one_file(server: Server) -> None:
         assert httpx2.post(server.url + PROFILE_PATH, headers=headers).status_code == 200
         for round_number in range(50):
             value = f"v{round_number}"
-            httpx2.post(server.url + PATH, headers=headers, json={"branch_id": value})
-            found = httpx2.get(f"http://127.0.0.1:{port}{PATH}", headers=headers).json()
+            httpx2.post(server.url + IDENTIFIERS_PATH, headers=headers, json={"branch_id": value})
+            found = httpx2.get(f"http://127.0.0.1:{port}{IDENTIFIERS_PATH}", headers=headers).json()
             assert found["branch_id"] == value
     finally:
         assert stop(process) == 0
@@ -49,10 +47,10 @@ def test_revoked_key_is_refused_within_a_second(server: Server) -> None:
     """A key revoked by another process opens nothing a second later."""
     made = msgspec.json.decode(knownas("key", "create", "--json", database=server.database))
     headers = {"Authorization": f"Api-Key {made['key']}", "adapty-customer-user-id": "nobody"}
-    assert httpx2.get(server.url + PATH, headers=headers).status_code == 404
+    assert httpx2.get(server.url + IDENTIFIERS_PATH, headers=headers).status_code == 404
     knownas("key", "revoke", made["id"], database=server.database)
     time.sleep(1)
-    assert httpx2.get(server.url + PATH, headers=headers).status_code == 401
+    assert httpx2.get(server.url + IDENTIFIERS_PATH, headers=headers).status_code == 401
 
 
 @pytest.mark.slow
@@ -69,7 +67,9 @@ def test_kill_loses_nothing_acknowledged(tmp_path: Path) -> None:
         for number in range(100_000):
             value = f"{round_number}-{number}"
             try:
-                answer = await http.post(PATH, headers=headers, json={"branch_id": value})
+                answer = await http.post(
+                    IDENTIFIERS_PATH, headers=headers, json={"branch_id": value}
+                )
             except httpx2.TransportError:
                 return
             assert answer.status_code == 200
@@ -93,7 +93,7 @@ def test_kill_loses_nothing_acknowledged(tmp_path: Path) -> None:
         process = start(database, port)
         for customer, value in acknowledged.items():
             found = httpx2.get(
-                f"http://127.0.0.1:{port}{PATH}",
+                f"http://127.0.0.1:{port}{IDENTIFIERS_PATH}",
                 headers={"Authorization": f"Api-Key {key}", "adapty-customer-user-id": customer},
             ).json()["branch_id"]
             # A write that was under way when the process died may have been kept, too.

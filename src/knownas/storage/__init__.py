@@ -103,7 +103,10 @@ class Storage(Protocol):
         replacing: str | None = None,
         overlap_until: int = 0,
     ) -> None:
-        """Keep a key under its digest. Raises ValidationError when any app has that digest.
+        """Keep a key under its digest.
+
+        Raises ValidationError when any app has that digest, Unauthorized when the app was
+        deleted.
 
         In the same transaction the key with the id `replacing`, if given, gets to expire at
         `overlap_until`, or stays where it expires earlier.
