@@ -113,25 +113,39 @@ def _telling_errors(action: Callable[[], None]) -> None:
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65_535), default=8080, show_default=True)
+@click.option(
+    "--fd",
+    "descriptor",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Listen on the inherited socket N instead: for restarts that refuse no client.",
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
 @_database_option
-def serve(host: str, port: int, workers: int, database: str | None) -> None:
+def serve(host: str, port: int, descriptor: int | None, workers: int, database: str | None) -> None:
     """Serve the API; on an empty database, make the app `default` and show its key once."""
     loaded = _load_settings(database)
     if workers > 1 and loaded.database == "sqlite://":
         raise _Failure("--workers: a temporary database (sqlite://) serves one process only.")
+    place = f"{host}:{port}" if descriptor is None else f"the inherited socket {descriptor}"
     try:
-        listening = server.listen(host, port)
+        listening = server.listen(host, port) if descriptor is None else server.inherit(descriptor)
     except OSError as error:
-        raise _Failure(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        raise _Failure(f"Cannot listen on {place}: {error.strerror}.") from None
+    address, port = listening.getsockname()[:2]
+    host = host if descriptor is None else address
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run() -> None:
         registry = bootstrap.open_registry(loaded)
         asyncio.run(_welcome(registry, url))
         click.echo(f"knownas listens on {url}", err=True)
         serve_app = functools.partial(
-            server.run, listening=listening, workers=workers, trusted_proxies=loaded.trusted_proxies
+            server.run,
+            listening=listening,
+            workers=workers,
+            trusted_proxies=loaded.trusted_proxies,
+            max_connections=loaded.max_connections,
         )
         if workers == 1:
             serve_app(functools.partial(bootstrap.make_app, loaded, registry))

@@ -27,7 +27,8 @@ BUCKETS: Final = (
 
 UNKNOWN_ROUTE: Final = "unknown"
 
-_BOUNDS_NS: Final = [int(bound * 1e9) for bound in BUCKETS]
+BOUNDS_NS: Final = [int(bound * 1e9) for bound in BUCKETS]
+"""The same in nanoseconds."""
 _COUNTERS_A_ROUTE: Final = len(METHODS) * len(STATUSES)
 _STATUS_INDEX: Final = {status: index for index, status in enumerate(STATUSES)}
 _METHOD_INDEX: Final = {method: index * len(STATUSES) for index, method in enumerate(METHODS)}
@@ -81,15 +82,20 @@ class Metrics:
 
     def count(self, method: str, route: str, status: int, elapsed_ns: int) -> None:
         """Count one answered request and its time in nanoseconds."""
+        buckets, total = self.histogram_cells(route)
         cells = self.cells
         cells[self.counter_cell(method, route, status)] += 1
-        histogram = self._histogram_base[route]
-        cells[histogram + bisect_left(_BOUNDS_NS, elapsed_ns)] += 1
-        cells[histogram + _CELLS_A_HISTOGRAM - 1] += elapsed_ns
+        cells[buckets + bisect_left(BOUNDS_NS, elapsed_ns)] += 1
+        cells[total] += elapsed_ns
 
     def count_ignored_keys(self, number: int) -> None:
         """Count keys of a body that are no kind of identifier and were left out."""
         self.cells[self._ignored_keys] += number
+
+    def histogram_cells(self, route: str) -> tuple[int, int]:
+        """Return where the first bucket of a route's latencies is, and where their sum is."""
+        base = self._histogram_base[route]
+        return base, base + _CELLS_A_HISTOGRAM - 1
 
     def counter_cell(self, method: str, route: str, status: int) -> int:
         """Return where the requests of one method, route and status are counted."""

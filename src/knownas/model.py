@@ -314,7 +314,7 @@ def _text_problem(text: str) -> str | None:
         return "Must not be blank."
     if len(text) > MAX_VALUE_LENGTH:
         return f"Must be at most {MAX_VALUE_LENGTH} characters; this has {len(text)}."
-    if _CONTROL.search(text):
+    if not text.isprintable() and _CONTROL.search(text):
         return "Must not contain control characters."
     return None
 

@@ -81,18 +81,18 @@ class Registry:
         """
         if authorization is None:
             raise Unauthorized
+        return self.believed_key(authorization) or await self._look_up_key(authorization)
+
+    def believed_key(self, authorization: bytes) -> ApiKey | None:
+        """Return the live key of a header value if it was read just now, else None.
+
+        None says nothing about the key; `authenticate` does.
+        """
         cached = self._key_cache.get(authorization)
-        if cached is not None and self._monotonic() < cached.believed_until:
-            key = cached.key
-        else:
-            key = await self._look_up_key(authorization)
-        now = self._clock()
-        if not key.is_live(now):
-            self._key_cache.pop(authorization, None)
-            if key.ended_at is None:
-                self._remember_the_end(key, now)
-            raise Unauthorized
-        return key
+        if cached is None or self._monotonic() >= cached.believed_until:
+            return None
+        key = cached.key
+        return key if key.expires_at is None or key.is_live(self._clock()) else None
 
     def _remember_the_end(self, key: ApiKey, now: int) -> None:
         """Note that a key was seen expired, so that it stays so when the clock is put back.
@@ -113,6 +113,12 @@ class Registry:
         key = await self.storage.key_by_digest(keys.digest(text))
         if key is None:
             raise Unauthorized
+        now = self._clock()
+        if not key.is_live(now):
+            self._key_cache.pop(authorization, None)
+            if key.ended_at is None:
+                self._remember_the_end(key, now)
+            raise Unauthorized
         if len(self._key_cache) >= _KEY_CACHE_SIZE:
             self._key_cache.clear()
         self._key_cache[authorization] = _CachedKey(key, believed_until)
@@ -126,6 +132,12 @@ class Registry:
         Raises ProfileNotFound and ProfileConflict.
         """
         return self.storage.identifiers(app, ref)
+
+    def identifiers_in_turn(
+        self, app: AppId, ref: ProfileRef
+    ) -> Identifiers | Awaitable[Identifiers]:
+        """Do as `identifiers`, for a caller that is a socket's callback (see the storage)."""
+        return self.storage.identifiers_in_turn(app, ref)
 
     async def set_identifiers(
         self, app: AppId, ref: ProfileRef, values: Mapping[str, str]

@@ -47,6 +47,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_token: Annotated[
         str, Meta(description="The bearer token that opens /metrics; without it: 404.")
     ] = ""
+    max_connections: Annotated[
+        int, Meta(ge=1, description="Open connections a process answers; more get 503.")
+    ] = 10_000
+    keep_alive_seconds: Annotated[
+        int, Meta(ge=1, description="How long a connection may stay open without a request.")
+    ] = 75
+    request_seconds: Annotated[
+        int, Meta(ge=1, description="How long headers, and then a body, may take to arrive.")
+    ] = 9
+    stall_seconds: Annotated[
+        int, Meta(ge=1, description="How long answers may stay unread before the connection ends.")
+    ] = 10
     log_format: Annotated[Literal["console", "json"], Meta(description="How log lines look.")] = (
         "console"
     )

@@ -30,7 +30,8 @@ _USE_GET: Final = (
 
 async def get_identifiers(request: Request) -> Response:
     """Answer all identifiers of a profile, unset ones as null."""
-    key, ref = await _key(request, "secret"), wire.profile_ref(request.scope["headers"])
+    key, headers = await _authenticated(request, "secret")
+    ref = headers.profile_ref()
     found = _registry(request).identifiers(key.app.id, ref)
     identifiers = await found if inspect.isawaitable(found) else found
     return Response(wire.identifiers_body(identifiers), media_type="application/json")
@@ -38,18 +39,17 @@ async def get_identifiers(request: Request) -> Response:
 
 async def set_identifiers(request: Request) -> Response:
     """Merge the identifiers of the body into a profile's."""
-    key, ref = await _key(request, "secret"), wire.profile_ref(request.scope["headers"])
-    body = await wire.json_object(request, if_empty=_USE_GET)
+    key, headers = await _authenticated(request, "secret")
+    ref = headers.profile_ref()
+    body = await wire.json_object(request, headers, if_empty=_USE_GET)
     return await _set_identifiers(request, key, ref, body)
 
 
 async def set_identifiers_from_sdk(request: Request) -> Response:
     """Do the same for a mobile SDK, which names the profile in the body."""
-    key, in_header = (
-        await _key(request, "secret", "public"),
-        wire.sdk_profile_id(request.scope["headers"]),
-    )
-    body = await wire.json_object(request, if_empty="The body is empty.")
+    key, headers = await _authenticated(request, "secret", "public")
+    in_header = headers.sdk_profile_id()
+    body = await wire.json_object(request, headers, if_empty="The body is empty.")
     data = body.pop("data", None)
     if not isinstance(data, dict):
         raise ValidationError("Must be an object.", source="data")
@@ -59,30 +59,34 @@ async def set_identifiers_from_sdk(request: Request) -> Response:
 
 async def put_profile(request: Request) -> Response:
     """Create a profile, or return the one that is there."""
-    key, ref = await _key(request, "secret"), wire.profile_ref(request.scope["headers"])
-    attributes, ignored = _profile_fields(request, await wire.json_object(request))
+    key, headers = await _authenticated(request, "secret")
+    ref = headers.profile_ref()
+    attributes, ignored = _profile_fields(request, await wire.json_object(request, headers))
     profile = await _registry(request).put_profile(key.app.id, ref, attributes)
     return _profile_response(request, key, profile, ignored)
 
 
 async def get_profile(request: Request) -> Response:
     """Answer a profile."""
-    key, ref = await _key(request, "secret"), wire.profile_ref(request.scope["headers"])
+    key, headers = await _authenticated(request, "secret")
+    ref = headers.profile_ref()
     profile = await _registry(request).profile(key.app.id, ref)
     return _profile_response(request, key, profile, [])
 
 
 async def update_profile(request: Request) -> Response:
     """Change the fields of the body in a profile."""
-    key, ref = await _key(request, "secret"), wire.profile_ref(request.scope["headers"])
-    attributes, ignored = _profile_fields(request, await wire.json_object(request))
+    key, headers = await _authenticated(request, "secret")
+    ref = headers.profile_ref()
+    attributes, ignored = _profile_fields(request, await wire.json_object(request, headers))
     profile = await _registry(request).update_profile(key.app.id, ref, attributes)
     return _profile_response(request, key, profile, ignored)
 
 
 async def delete_profile(request: Request) -> Response:
     """Delete a profile with its identifiers."""
-    key, ref = await _key(request, "secret"), wire.profile_ref(request.scope["headers"])
+    key, headers = await _authenticated(request, "secret")
+    ref = headers.profile_ref()
     await _registry(request).delete_profile(key.app.id, ref)
     return Response(status_code=204)
 
@@ -92,18 +96,18 @@ def _registry(request: Request) -> Registry:
     return registry
 
 
-async def _key(request: Request, *types: KeyType) -> ApiKey:
-    """Return the key of the request, if it is live and of one of these types."""
-    authorization = wire.authorization(request.scope["headers"])
+async def _authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wire.Headers]:
+    """Return the key of the request, if it is live and of one of these types, and its headers."""
+    headers = wire.Headers(request.scope["headers"])
     try:
-        key = await _registry(request).authenticate(authorization)
+        key = await _registry(request).authenticate(headers.authorization)
     except Unauthorized:
-        request.app.state.guard.bad_key(request.client, authorization)
+        request.app.state.guard.bad_key(request.client, headers.authorization)
         raise
     if key.type not in types:
         raise Unauthorized
-    wire.refuse_twins(request.scope["headers"])
-    return key
+    headers.refuse_twins()
+    return key, headers
 
 
 async def _set_identifiers(

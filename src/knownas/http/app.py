@@ -13,7 +13,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from knownas import logs
-from knownas.errors import InternalError, KnownasError, MethodNotAllowed, NotFound
+from knownas.errors import (
+    InternalError,
+    KnownasError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    RequestTimeout,
+)
 from knownas.http import adapty, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
@@ -51,12 +58,15 @@ class Resource:
         return [Route(path, endpoint=self) for path in paths]
 
 
+HOT_ROUTE: Final = Resource(
+    "/api/v2/server-side-api/integration/profile/set/integration-identifiers/",
+    GET=adapty.get_identifiers,
+    POST=adapty.set_identifiers,
+)
+"""The route whose GET `server.py` answers by the fast lane, where it can."""
+
 ROUTES: Final = (
-    Resource(
-        "/api/v2/server-side-api/integration/profile/set/integration-identifiers/",
-        GET=adapty.get_identifiers,
-        POST=adapty.set_identifiers,
-    ),
+    HOT_ROUTE,
     Resource(
         "/api/v2/server-side-api/profile/",
         GET=adapty.get_profile,
@@ -80,8 +90,15 @@ ROUTES: Final = (
 class Envelope:
     """What stands around every answer: its Request-Id, its error body, its count, its log line."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        new_request_id: Callable[[], bytes],
+    ) -> None:
         """Wrap `app`."""
+        self._new_request_id = new_request_id
         self._app = app
         self._dialect = settings.error_dialect
         self._access_log = settings.access_log
@@ -94,7 +111,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter_ns()
-        request_id = wire.request_id(scope["headers"])
+        request_id = wire.own_request_id(scope["headers"]) or self._new_request_id()
         # Paths match byte for byte, so routing sees what was sent, not what it decodes to.
         scope["path"] = scope["raw_path"].decode("latin-1")
         status = 0
@@ -105,7 +122,7 @@ class Envelope:
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", ()),
-                    (b"request-id", request_id.encode()),
+                    (b"request-id", request_id),
                 ]
             await send(message)
 
@@ -119,7 +136,7 @@ class Envelope:
                 "unexpected_error",
                 type=type(error).__name__,
                 at=logs.place_of(error),
-                request_id=request_id,
+                request_id=request_id.decode(),
             )
             if status == 0:
                 await self._answer(InternalError(), scope, receive, send_with_id)
@@ -135,7 +152,7 @@ class Envelope:
                 route=route,
                 status=status,
                 ms=elapsed / 1e6,
-                request_id=request_id,
+                request_id=request_id.decode(),
             )
 
     def _tell(self, log: Callable[..., object], event: str, **values: object) -> None:
@@ -148,6 +165,8 @@ class Envelope:
         self, error: KnownasError, scope: Scope, receive: Receive, send: Send
     ) -> None:
         headers: dict[str, str] = {}
+        if isinstance(error, RequestTimeout | PayloadTooLarge):
+            headers["Connection"] = "close"  # the rest of the body is not waited for
         if "knownas.allow" in scope:
             headers["Allow"] = scope["knownas.allow"]
         if error.retry_after is not None:
@@ -166,11 +185,16 @@ async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
 
 
 def create_app(
-    registry: Registry, settings: Settings, shared: SharedMemory | None = None
+    registry: Registry,
+    settings: Settings,
+    shared: SharedMemory | None = None,
+    *,
+    new_request_id: Callable[[], bytes] | None = None,
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    With `shared` memory its metrics are those of all processes that have it.
+    With `shared` memory its metrics are those of all processes that have it. Request ids are
+    random unless `new_request_id` makes them.
     """
     metrics = Metrics([resource.path for resource in ROUTES], shared)
 
@@ -188,5 +212,8 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
-    app.add_middleware(Envelope, settings=settings, metrics=metrics)
+    app.state.new_request_id = new_request_id or wire.RequestIds()
+    app.add_middleware(
+        Envelope, settings=settings, metrics=metrics, new_request_id=app.state.new_request_id
+    )
     return app

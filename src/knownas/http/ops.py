@@ -27,7 +27,7 @@ async def metrics(request: Request) -> Response:
     token = request.app.state.settings.metrics_token
     if not token:
         raise NotFound("Metrics are off; set KNOWNAS_METRICS_TOKEN to serve them.")
-    given = wire.authorization(request.scope["headers"])
+    given = wire.Headers(request.scope["headers"]).authorization
     if not hmac.compare_digest(given or b"", b"Bearer " + token.encode()):
         request.app.state.guard.bad_key(request.client, given)
         raise Unauthorized("Invalid metrics token")

@@ -4,13 +4,13 @@ Source: the wire contract, sections 1 to 4.
 """
 
 import json
+import os
 import re
-import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas import errors
@@ -27,7 +27,10 @@ from knownas.model import (
 CUSTOMER_HEADER: Final = "adapty-customer-user-id"
 PROFILE_HEADER: Final = "adapty-profile-id"
 SDK_PROFILE_HEADER: Final = "adapty-sdk-profile-id"
-_DECIDING_HEADERS: Final = (CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER, "content-type")
+_CUSTOMER: Final = CUSTOMER_HEADER.encode()
+_PROFILE: Final = PROFILE_HEADER.encode()
+_MUST_BE_ONE: Final = frozenset({_CUSTOMER, _PROFILE, SDK_PROFILE_HEADER.encode(), b"content-type"})
+_DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
 IGNORED_HEADER: Final = "Knownas-Ignored"
 
 BODY_LIMIT: Final = 64 * 1024
@@ -58,7 +61,7 @@ _LIVE: Final = {
 }
 """What Adapty's own server was seen to say instead of its specification's code and text."""
 
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+is_request_id: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_NAMES: Final = 10
 
@@ -94,74 +97,105 @@ def error_body(error: KnownasError, dialect: str) -> bytes:
     return encode({"errors": entries, "error_code": code, "status_code": STATUS[error.code]})
 
 
-def request_id(headers: RawHeaders) -> str:
-    """Return the request's own id where it has a usable one, else a new one."""
+class RequestIds:
+    """A source of new request ids: 32 random hexadecimal digits, made many at a time."""
+
+    def __init__(self, random: Callable[[int], bytes] = os.urandom) -> None:
+        """Take the bytes from `random`."""
+        self._random = random
+        self._ready: list[bytes] = []
+
+    def __call__(self) -> bytes:
+        """Return an id that was not returned before."""
+        if not self._ready:
+            digits = self._random(16 * 256).hex().encode()
+            self._ready = [digits[i : i + 32] for i in range(0, len(digits), 32)]
+        return self._ready.pop()
+
+
+def own_request_id(headers: RawHeaders) -> bytes | None:
+    """Return the request's own id where it has a usable one; X-Request-Id wins."""
     own = None
     for name, value in headers:
-        if name in {b"x-request-id", b"request-id"} and (
-            usable := _REQUEST_ID.fullmatch(value.strip(b" \t"))
-        ):
-            if name == b"x-request-id":
-                return usable[0].decode("ascii")
-            own = own or usable[0].decode("ascii")
-    return own or uuid.uuid4().hex
+        if name in {b"x-request-id", b"request-id"}:
+            trimmed = value.strip(b" \t")
+            if is_request_id(trimmed):
+                if name == b"x-request-id":
+                    return trimmed
+                own = own or trimmed
+    return own
 
 
-def header(headers: RawHeaders, name: str) -> bytes:
-    """Return a header's first value that is not blank, trimmed; b"" when there is none."""
-    for key, value in headers:
-        if key == name.encode() and (trimmed := value.strip(b" \t")):
-            return trimmed
-    return b""
+class Headers:
+    """The headers of a request that decide about its answer, read in one pass.
+
+    Blank ones count as absent. Two that differ are noted, to be refused once the key is known.
+    """
+
+    def __init__(self, headers: RawHeaders) -> None:
+        """Read what a request brought, names in lower case."""
+        self._values: dict[bytes, bytes] = {}
+        self._twins: set[bytes] = set()
+        self.authorization: bytes | None = None
+        """None where there is none, or more than one."""
+        authorizations = 0
+        for name, value in headers:
+            if name == b"authorization":
+                authorizations += 1
+                self.authorization = value if authorizations == 1 else None
+            elif (
+                name in _DECIDING
+                and (trimmed := value.strip(b" \t"))
+                and self._values.setdefault(name, trimmed) != trimmed
+            ):
+                self._twins.add(name)
+
+    def refuse_twins(self) -> None:
+        """Raise ValidationError when a header that decides stands twice with different values."""
+        for name in sorted(self._twins & _MUST_BE_ONE):
+            raise ValidationError(
+                "This header stands twice with different values.", source=name.decode()
+            )
+
+    def get(self, name: str) -> bytes:
+        """Return the value of a deciding header, b"" when it is absent."""
+        return self._values.get(name.encode(), b"")
+
+    def profile_ref(self) -> ProfileRef:
+        """Return whom the request is about. Raises ValidationError (contract, section 2)."""
+        customer = self._values.get(_CUSTOMER)
+        profile = self._values.get(_PROFILE)
+        if customer is None and profile is None:
+            raise ValidationError(f"Send the header {CUSTOMER_HEADER} or {PROFILE_HEADER}.")
+        return ProfileRef(
+            clean_customer_user_id(customer, source=CUSTOMER_HEADER) if customer else None,
+            clean_profile_id(profile.decode("latin-1"), source=PROFILE_HEADER) if profile else None,
+        )
+
+    def sdk_profile_id(self) -> ProfileId | None:
+        """Return the profile that a mobile SDK names in its header, if it does."""
+        given = self.get(SDK_PROFILE_HEADER)
+        if not given:
+            return None
+        return clean_profile_id(given.decode("latin-1"), source=SDK_PROFILE_HEADER)
 
 
-def refuse_twins(headers: RawHeaders) -> None:
-    """Raise ValidationError when a header that decides stands twice with different values."""
-    for name in _DECIDING_HEADERS:
-        values = {value.strip(b" \t") for key, value in headers if key == name.encode()} - {b""}
-        if len(values) > 1:
-            raise ValidationError("This header stands twice with different values.", source=name)
-
-
-def authorization(headers: RawHeaders) -> bytes | None:
-    """Return the Authorization header; two of them are as good as none."""
-    values = [value for key, value in headers if key == b"authorization"]
-    return values[0] if len(values) == 1 else None
-
-
-def profile_ref(headers: RawHeaders) -> ProfileRef:
-    """Return whom the request is about. Raises ValidationError (contract, section 2)."""
-    customer = header(headers, CUSTOMER_HEADER)
-    profile = header(headers, PROFILE_HEADER)
-    if not customer and not profile:
-        raise ValidationError(f"Send the header {CUSTOMER_HEADER} or {PROFILE_HEADER}.")
-    return ProfileRef(
-        clean_customer_user_id(customer, source=CUSTOMER_HEADER) if customer else None,
-        clean_profile_id(profile.decode("latin-1"), source=PROFILE_HEADER) if profile else None,
-    )
-
-
-def sdk_profile_id(headers: RawHeaders) -> ProfileId | None:
-    """Return the profile that a mobile SDK names in its header, if it does."""
-    given = header(headers, SDK_PROFILE_HEADER)
-    return clean_profile_id(given.decode("latin-1"), source=SDK_PROFILE_HEADER) if given else None
-
-
-async def json_object(request: Request, *, if_empty: str | None = None) -> dict[str, Any]:
+async def json_object(
+    request: Request, headers: Headers, *, if_empty: str | None = None
+) -> dict[str, Any]:
     """Return the body, a JSON object; an empty body is the error `if_empty`, or else `{}`.
 
     Checks in the contract's order: size, emptiness, media type, syntax.
     """
-    headers = request.scope["headers"]
-    media_type = header(headers, "content-type")
-    body = await _bounded_body(request)
+    body = await _bounded_body(request, headers.get("content-length"))
     if not body:
         if if_empty is not None:
             raise ValidationError(if_empty)
         return {}
-    if media_type and media_type.partition(b";")[0].strip().lower() != b"application/json":
+    media_type = headers.get("content-type") or b"application/json"
+    if media_type.partition(b";")[0].strip().lower() != b"application/json":
         raise errors.UnsupportedMediaType(source="content-type")
-    if header(headers, "content-encoding"):
+    if headers.get("content-encoding"):
         raise errors.UnsupportedMediaType(source="content-encoding")
     return parse_object(body)
 
@@ -202,20 +236,25 @@ def json_response(content: object, *, headers: dict[str, str] | None = None) -> 
     return Response(encode(content), headers=headers, media_type="application/json")
 
 
-async def _bounded_body(request: Request) -> bytes:
-    too_large = errors.PayloadTooLarge(f"The body is over {BODY_LIMIT} bytes; send less at once.")
-    length = header(request.scope["headers"], "content-length")
+async def _bounded_body(request: Request, length: bytes) -> bytes:
+    """Return the body. The protocol cuts it short when it takes too long."""
     if length.isdigit() and (len(length) > len(str(BODY_LIMIT)) or int(length) > BODY_LIMIT):
-        raise too_large
+        raise _too_large()
     body = b""
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_LIMIT:
-                raise too_large
-    except ClientDisconnect:
-        raise ParseError("The body was cut short.") from None
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ParseError("The body was cut short.")
+        body += message.get("body", b"")
+        if len(body) > BODY_LIMIT:
+            raise _too_large()
+        more = message.get("more_body", False)
     return body
+
+
+def _too_large() -> KnownasError:
+    return errors.PayloadTooLarge(f"The body is over {BODY_LIMIT} bytes; send less at once.")
 
 
 def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:

@@ -36,6 +36,16 @@ class Storage(Protocol):
         """
         ...
 
+    def identifiers_in_turn(
+        self, app: AppId, ref: ProfileRef
+    ) -> Identifiers | Awaitable[Identifiers]:
+        """Do as `identifiers`; only to be called from within a socket's callback.
+
+        The reads of one turn of the event loop may then share a snapshot or a query. What is
+        asked in one turn had all arrived before its first read, so none of it can tell.
+        """
+        ...
+
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """Return the whole profile. Raises as `identifiers` does."""
         ...

@@ -29,7 +29,7 @@ from knownas.model import (
     ProfileRef,
 )
 from knownas.storage import StorageError, migrate, sqlite_profiles
-from knownas.storage.sqlite_errors import translating
+from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_writer import GroupCommit
 
 T = TypeVar("T")
@@ -37,9 +37,13 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS: Final = 5_000
 """How long a statement waits for another process's lock before it gives up."""
 
+READS_A_TURN: Final = 256
+"""How many reads of one turn of the loop share a snapshot, at most."""
+
 _PRAGMAS: Final = """
 PRAGMA synchronous = FULL;
 PRAGMA trusted_schema = OFF;
+PRAGMA mmap_size = 0x1000000000000;
 """
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
@@ -146,7 +150,10 @@ class SqliteStorage:
             self._remove_folder()
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise StorageError(f"{self._path}: {reason}.") from error
-        self._writer = GroupCommit(writer)
+        self._hot = self._reader.cursor()
+        self._reads_left = 0
+        self._turn_ends: asyncio.Handle | None = None
+        self._writer = GroupCommit(writer, self._end_turn)
         self._closed = False
 
     # --- profiles ---------------------------------------------------------------------------
@@ -155,6 +162,37 @@ class SqliteStorage:
         """See `Storage.identifiers`; it answers at once."""
         with translating():
             return sqlite_profiles.identifiers(self._reader, app, ref)
+
+    def identifiers_in_turn(self, app: AppId, ref: ProfileRef) -> Identifiers:
+        """See `Storage.identifiers_in_turn`: one read transaction a turn of the loop."""
+        try:
+            if self._reads_left == 0:
+                self._begin_turn()
+            self._reads_left -= 1
+            return sqlite_profiles.identifiers(self._hot, app, ref)
+        except apsw.Error as error:  # not `with`: that alone would take a tenth of the time
+            raise translated(error) from error
+
+    def _begin_turn(self) -> None:
+        """Open a read transaction that ends before the loop waits for sockets again.
+
+        It also ends after so many reads, since libuv takes up to 1,024 events at once and then,
+        without a pause, the next 1,024.
+        """
+        if self._turn_ends is None:
+            self._turn_ends = asyncio.get_running_loop().call_soon(self._end_turn)
+        else:
+            self._hot.execute("COMMIT")
+        self._hot.execute("BEGIN")
+        self._reads_left = READS_A_TURN
+
+    def _end_turn(self) -> None:
+        """Let go of the snapshot. The writer calls it too, before it acknowledges a write."""
+        if self._turn_ends is not None:
+            self._turn_ends.cancel()
+            self._turn_ends = None
+            self._reads_left = 0
+            self._hot.execute("COMMIT")
 
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.profile`."""
@@ -315,12 +353,16 @@ class SqliteStorage:
             self._closed = True
             self._writer.hand_over()
             await asyncio.to_thread(self._writer.close)
+            self._end_turn()
             self._reader.close()
             self._remove_folder()
 
     def _connect(self) -> apsw.Connection:
         connection = apsw.Connection(self._path)
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        # Without the stable query planner a statement is planned anew for each value that is
+        # bound to it: three quarters of the time of a look-up.
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         connection.execute(_PRAGMAS).fetchall()
         return connection
 

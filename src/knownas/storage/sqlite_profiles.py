@@ -62,14 +62,14 @@ _encode = msgspec.json.Encoder().encode
 Row = tuple[Any, ...]
 
 
-def identifiers(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Identifiers:
+def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef) -> Identifiers:
     """Read a profile's identifiers by one statement where `ref` has one half."""
     if ref.profile_id is None:
-        cursor = connection.execute(_IDENTIFIERS_BY_CUSTOMER, (app, ref.customer_user_id))
+        cursor = read.execute(_IDENTIFIERS_BY_CUSTOMER, (app, ref.customer_user_id))
     elif ref.customer_user_id is None:
-        cursor = connection.execute(_IDENTIFIERS_BY_PROFILE, (app, _to_blob(ref.profile_id)))
+        cursor = read.execute(_IDENTIFIERS_BY_PROFILE, (app, _to_blob(ref.profile_id)))
     else:
-        return settle(connection, app, ref)[1].identifiers
+        return settle(read, app, ref)[1].identifiers
     found = cursor.get
     if found is None:
         raise ProfileNotFound
@@ -87,7 +87,7 @@ def delete(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Profile:
 
 
 def look_up(
-    connection: apsw.Connection, app: AppId, ref: ProfileRef
+    connection: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
 ) -> tuple[tuple[int, Profile] | None, tuple[int, Profile] | None]:
     """Return what the customer and what the profile id of `ref` find."""
     by_customer = by_id = None
@@ -100,7 +100,9 @@ def look_up(
     return by_customer and _to_profile(by_customer), by_id and _to_profile(by_id)
 
 
-def settle(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> tuple[int, Profile]:
+def settle(
+    connection: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
+) -> tuple[int, Profile]:
     """Return the row's number and the profile that `ref` names; raises as `ProfileRef.settle`."""
     by_customer, by_id = look_up(connection, app, ref)
     profile = ref.settle(by_customer and by_customer[1], by_id and by_id[1])

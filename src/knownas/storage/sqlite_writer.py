@@ -39,8 +39,14 @@ class GroupCommit:
     The writes may come from one event loop after another, never from two at once.
     """
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        """Take over a connection; it is closed by `close`."""
+    def __init__(
+        self, connection: apsw.Connection, before_acknowledging: Callable[[], None]
+    ) -> None:
+        """Take over a connection; it is closed by `close`.
+
+        `before_acknowledging` is called in the event loop's thread before a group is answered.
+        """
+        self._before_acknowledging = before_acknowledging
         self._connection = connection
         self._this_turn: list[_Write] = []
         self._turn_of: asyncio.AbstractEventLoop | None = None
@@ -135,6 +141,7 @@ class GroupCommit:
 
     def _settle(self, answers: list[_Answer]) -> None:
         self._waiting -= len(answers)
+        self._before_acknowledging()
         for write, outcome in answers:
             if write.future.done():  # its caller was cancelled
                 continue
