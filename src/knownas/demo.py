@@ -6,12 +6,16 @@ The values have the shapes that the vendors' own have. A shape is a format strin
     {d:N}           N decimal digits, the first not 0
     {x:N} {X:N}     N hexadecimal digits in lower or upper case
     {a:N}           N letters and digits
+
+A profile is made of the hash of its seed and number, not by a random generator: to seed one
+takes longer than all the rest.
 """
 
+import functools
+import hashlib
 import random
 import string
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from knownas.model import KINDS, Profile, ProfileId
@@ -19,48 +23,90 @@ from knownas.model import KINDS, Profile, ProfileId
 _KINDS_A_PROFILE: Final = (2, 6, 10)
 """Fewest, most likely, and most identifiers of a demo profile."""
 _ANONYMOUS_SHARE: Final = 0.1
-_ALPHANUMERIC: Final = string.digits + string.ascii_letters
+_ALPHABETS: Final = {
+    "d": string.digits,
+    "x": "0123456789abcdef",
+    "X": "0123456789ABCDEF",
+    "a": string.digits + string.ascii_letters,
+}
+_VALUE_BYTES: Final = 32
+"""Bytes of hash behind one value."""
+_CHOICES: Final = 4_096
+"""Ways to choose the kinds of a profile: made once, since to choose takes long."""
 
-
-class _Field:
-    """Random text of one alphabet, as long as the format specification says."""
-
-    def __init__(self, rng: random.Random, alphabet: str) -> None:
-        self._rng = rng
-        self._alphabet = alphabet
-
-    def __format__(self, length: str) -> str:
-        text = "".join(self._rng.choices(self._alphabet, k=int(length)))
-        return text if text[0] != "0" else "7" + text[1:]
+_Maker = Callable[[bytes], str]
 
 
 def profiles(*, seed: int, start: int, count: int, now: int) -> Iterator[Profile]:
     """Yield the demo profiles numbered `start` to `start + count - 1`, made at `now` (ms)."""
+    choices = _choices()
+    makers = [_maker(kind.shape) for kind in KINDS]
+    make_profile_id = _maker("{uuid}")
+    most = _KINDS_A_PROFILE[-1]
+    anonymous_below = int(_ANONYMOUS_SHARE * 256)
     for number in range(start, start + count):
-        rng = random.Random(f"{seed}:{number}")
-        random_uuid = uuid.UUID(int=rng.getrandbits(128), version=4)
-        fields = {
-            "d": _Field(rng, string.digits),
-            "x": _Field(rng, "0123456789abcdef"),
-            "X": _Field(rng, "0123456789ABCDEF"),
-            "a": _Field(rng, _ALPHANUMERIC),
-        }
-        count_set = min(
-            round(rng.triangular(*_KINDS_A_PROFILE[::2], _KINDS_A_PROFILE[1])), len(KINDS)
-        )
-        chosen = set(rng.sample(range(len(KINDS)), count_set))
-        identifiers: list[str | None] = []
-        for kind_number, kind in enumerate(KINDS):
-            if kind_number in chosen:
-                value = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-                identifiers.append(kind.shape.format(uuid=value, UUID=value.upper(), **fields))
-            else:
-                identifiers.append(None)
+        raw = hashlib.shake_128(b"%d:%d" % (seed, number)).digest(_VALUE_BYTES * (most + 1))
+        choice = int.from_bytes(raw[-2:], "big") % _CHOICES
+        identifiers: list[str | None] = [None] * len(KINDS)
+        at = _VALUE_BYTES
+        for kind in choices[choice]:
+            identifiers[kind] = makers[kind](raw[at : at + _VALUE_BYTES])
+            at += _VALUE_BYTES
         yield Profile(
-            profile_id=ProfileId(str(random_uuid)),
-            customer_user_id=None if rng.random() < _ANONYMOUS_SHARE else f"user-{number}",
+            profile_id=ProfileId(make_profile_id(raw)),
+            customer_user_id=None if raw[-3] < anonymous_below else f"user-{number}",
             identifiers=tuple(identifiers),
             attributes=(),
             created_at=now,
             updated_at=now,
         )
+
+
+@functools.cache
+def _choices() -> list[tuple[int, ...]]:
+    """Return sets of kinds, the likely sizes more often."""
+    rng = random.Random(0)
+    fewest, most_likely, most = _KINDS_A_PROFILE
+    return [
+        tuple(rng.sample(range(len(KINDS)), round(rng.triangular(fewest, most, most_likely))))
+        for _ in range(_CHOICES)
+    ]
+
+
+def _maker(shape: str) -> _Maker:
+    """Return what makes a text of a shape from `_VALUE_BYTES` random bytes."""
+    parts: list[_Maker] = []
+    start = 0
+    for literal, name, length, _ in string.Formatter().parse(shape):
+        if literal:
+            parts.append(functools.partial(_same, literal))
+        if name in {"uuid", "UUID"}:
+            parts.append(_uuid if name == "uuid" else _upper_uuid)
+        elif name is not None:
+            end = start + int(length or 0)
+            parts.append(_characters(name, start, end))
+            start = end
+    return parts[0] if len(parts) == 1 else lambda raw: "".join([part(raw) for part in parts])
+
+
+def _same(literal: str, _raw: bytes) -> str:
+    return literal
+
+
+def _uuid(raw: bytes) -> str:
+    digits = raw[:16].hex()
+    variant = "89ab"[raw[16] % 4]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def _upper_uuid(raw: bytes) -> str:
+    return _uuid(raw).upper()
+
+
+def _characters(name: str, start: int, end: int) -> _Maker:
+    """Return what makes a text of an alphabet from the bytes `start` to `end`."""
+    alphabet = _ALPHABETS[name]
+    table = (alphabet * 256)[:256].encode()
+    if alphabet != string.digits:
+        return lambda raw: raw[start:end].translate(table).decode()
+    return lambda raw: f"{1 + raw[start] % 9}{raw[start + 1 : end].translate(table).decode()}"

@@ -240,15 +240,7 @@ class SqliteStorage:
 
         def work(connection: apsw.Connection) -> int:
             _refuse_deleted(connection, app)
-            added = 0
-            for profile in profiles:
-                by_customer, by_id = sqlite_profiles.look_up(
-                    connection, app, ProfileRef(profile.customer_user_id, profile.profile_id)
-                )
-                if by_customer is None and by_id is None:
-                    sqlite_profiles.store(connection, app, None, None, profile)
-                    added += 1
-            return added
+            return sqlite_profiles.add(connection, app, profiles)
 
         return await self._write(work)
 

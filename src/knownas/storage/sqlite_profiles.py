@@ -1,5 +1,6 @@
 """A profile in its three tables: functions on a connection, inside the caller's transaction."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import apsw
@@ -38,6 +39,13 @@ _INSERT_PROFILE: Final = """
 INSERT INTO profiles
   (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
 VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+_ADD_PROFILE: Final = """
+INSERT INTO profiles
+  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
+WHERE NOT EXISTS (SELECT 1 FROM customers WHERE app_id = ?1 AND customer_user_id = ?3)
+ON CONFLICT DO NOTHING
 """
 _UPDATE_PROFILE: Final = """
 UPDATE profiles SET customer_user_id = ?, identifiers = ?, attributes = ?, updated_at = ?
@@ -128,27 +136,13 @@ def store(
     after: Profile,
 ) -> None:
     """Write what differs between `before` and `after`, in all three tables."""
-    identifiers = _from_identifiers(after.identifiers)
-    attributes = _encode(after.attributes).decode() if after.attributes else None
+    row = _to_row(app, after)
     if number is None:
-        connection.execute(
-            _INSERT_PROFILE,
-            (
-                app,
-                _to_blob(after.profile_id),
-                after.customer_user_id,
-                identifiers,
-                attributes,
-                after.created_at,
-                after.updated_at,
-            ),
-        )
+        connection.execute(_INSERT_PROFILE, row)
         number = connection.last_insert_rowid()
     else:
-        connection.execute(
-            _UPDATE_PROFILE,
-            (after.customer_user_id, identifiers, attributes, after.updated_at, number),
-        )
+        _, _, customer, identifiers, attributes, _, updated_at = row
+        connection.execute(_UPDATE_PROFILE, (customer, identifiers, attributes, updated_at, number))
     customer_before = before.customer_user_id if before else None
     if customer_before != after.customer_user_id:
         if customer_before is not None:
@@ -158,6 +152,33 @@ def store(
     _index(
         connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
     )
+
+
+def add(connection: apsw.Connection, app: AppId, profiles: Iterable[Profile]) -> int:
+    """Add the profiles whose id and customer are both new, and return how many they were."""
+    added = 0
+    indexed: list[list[tuple[str, int]]] = [[] for _ in NO_IDENTIFIERS]
+    for profile in profiles:
+        connection.execute(_ADD_PROFILE, _to_row(app, profile))
+        if connection.changes() == 0:
+            continue
+        added += 1
+        number = connection.last_insert_rowid()
+        if profile.customer_user_id is not None:
+            connection.execute(_INSERT_CUSTOMER, (app, profile.customer_user_id, number))
+        for values, value in zip(indexed, profile.identifiers, strict=True):
+            if value is not None:
+                values.append((value, number))
+    # In the index's own order, so that each of its pages is written once.
+    connection.executemany(
+        _INSERT_IDENTIFIER,
+        (
+            (app, kind, value, number)
+            for kind, values in enumerate(indexed)
+            for value, number in sorted(values)
+        ),
+    )
+    return added
 
 
 def _index(
@@ -182,6 +203,18 @@ def _to_blob(profile_id: ProfileId) -> bytes:
 def _to_profile_id(blob: bytes) -> ProfileId:
     digits = blob.hex()
     return ProfileId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
+
+
+def _to_row(app: AppId, profile: Profile) -> Row:
+    return (
+        app,
+        _to_blob(profile.profile_id),
+        profile.customer_user_id,
+        _from_identifiers(profile.identifiers),
+        _encode(profile.attributes).decode() if profile.attributes else None,
+        profile.created_at,
+        profile.updated_at,
+    )
 
 
 def _from_identifiers(identifiers: Identifiers) -> str:
