@@ -35,7 +35,8 @@ KEY_CACHE_SECONDS: Final = 0.5
 process within a second."""
 
 _KEY_CACHE_SIZE: Final = 1_000
-_DEMO_CHUNK: Final = 5_000
+_DEMO_CHUNK: Final = 50_000
+"""Profiles to a transaction: the more they are, the fewer times each page is written."""
 
 
 class _CachedKey(NamedTuple):

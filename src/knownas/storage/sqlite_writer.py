@@ -109,6 +109,8 @@ class GroupCommit:
 
     def _commit(self, group: list[_Write]) -> list[object]:
         """Run a group in one transaction and return its outcomes."""
+        if len(group) == 1:
+            return [self._commit_one(group[0])]
         try:
             self._roll_back()  # where the last group could not
             self._connection.execute("BEGIN IMMEDIATE")
@@ -119,6 +121,19 @@ class GroupCommit:
                 self._roll_back()
             return [_failure(error) for _ in group]
         return outcomes
+
+    def _commit_one(self, write: _Write) -> object:
+        """Do so for a lone write: it needs no savepoint, which copies each page that it changes."""
+        try:
+            self._roll_back()  # where the last group could not
+            self._connection.execute("BEGIN IMMEDIATE")
+            outcome: object = write.work(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001 - the thread lives on whatever happens
+            with contextlib.suppress(apsw.Error):
+                self._roll_back()
+            return translated(error)
+        return outcome
 
     def _run_one(self, write: _Write) -> object:
         execute = self._connection.execute
