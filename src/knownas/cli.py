@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 import msgspec
+import uvloop
 
-from knownas import bootstrap, settings
+from knownas import bootstrap, load, settings
 from knownas.errors import KnownasError
 from knownas.http import server
 from knownas.keys import KeyType
@@ -103,7 +104,7 @@ def _telling_errors(action: Callable[[], None]) -> None:
     except KnownasError as error:
         lines = [f"{source}: {message}" if source else message for source, message in error.fields]
         raise _Failure("; ".join(lines)) from None
-    except (StorageError, settings.SettingsError) as error:
+    except (StorageError, load.LoadError, settings.SettingsError) as error:
         raise _Failure(str(error)) from None
 
 
@@ -487,6 +488,84 @@ async def demo(registry: Registry, count: int, *, seed: int, app_name: str, as_j
     with click.progressbar(length=count, label="Profiles", file=sys.stderr) as bar:
         added = await registry.fill_with_demo(app.id, count, seed=seed, progress=bar.update)
     _print({"added": added}, as_json, f"Added {added} profiles to the app {app_name}.")
+
+
+# --- A load ---------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True)
+@click.option("--connections", type=click.IntRange(1, 1_000), default=64, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1, 3_600), default=10, show_default=True)
+@click.option(
+    "--profiles",
+    type=click.IntRange(1, 100_000),
+    default=1_000,
+    show_default=True,
+    help="Made for the load, deleted at its end.",
+)
+@click.option(
+    "--writes", type=click.IntRange(0, 100), default=0, show_default=True, help="POSTs of 100."
+)
+@_app_option
+@_json_option
+@_database_option
+def bench(  # noqa: PLR0913 - the options of the command
+    *,
+    url: str,
+    connections: int,
+    seconds: float,
+    profiles: int,
+    writes: int,
+    app_name: str,
+    as_json: bool,
+    database: str | None,
+) -> None:
+    """Load a running server and tell how fast it answers.
+
+    The key is KNOWNAS_KEY if that is set. Otherwise one is made for the time of the load, which
+    takes access to the server's database.
+    """
+    loaded = _load_settings(database)
+
+    def load_with(key: str) -> Awaitable[load.Report]:
+        return load.run(load.Load(url, key, connections, seconds, profiles, writes))
+
+    async def main() -> load.Report:
+        if key := os.environ.get("KNOWNAS_KEY"):
+            return await load_with(key)
+        registry = bootstrap.open_registry(loaded, create=False)
+        try:
+            app = await registry.app(app_name)
+            expires_at = time.time_ns() // 1_000_000 + int(seconds * 1_000) + 3_600_000
+            key, made = await registry.create_key(
+                app, "secret", label="knownas bench", expires_at=expires_at
+            )
+            try:
+                return await load_with(key)
+            finally:
+                await registry.revoke_key(app.id, made.id)
+        finally:
+            await registry.close()
+
+    def run() -> None:
+        report = uvloop.run(main())
+        _print(report, as_json, _load_lines(report))
+
+    _telling_errors(run)
+
+
+def _load_lines(report: load.Report) -> str:
+    errors = [f"{count} x {what}" for what, count in sorted(report.errors.items())]
+    return "\n".join(
+        [
+            f"requests/s  {report.requests_per_second:,.0f}",
+            f"p50         {report.p50_ms:.2f} ms",
+            f"p99         {report.p99_ms:.2f} ms",
+            f"errors      {', '.join(errors) or 'none'}",
+            f"load busy   {report.load_busy:.0%}: near 100% it is the load that is the limit",
+        ]
+    )
 
 
 # --- The database -------------------------------------------------------------------------------
