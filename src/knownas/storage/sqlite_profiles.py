@@ -47,6 +47,9 @@ SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
 WHERE NOT EXISTS (SELECT 1 FROM customers WHERE app_id = ?1 AND customer_user_id = ?3)
 ON CONFLICT DO NOTHING
 """
+_ADDING_CACHE: Final = "PRAGMA cache_size = -65536"
+"""64 MiB: the pages of an index that many profiles change are then written once, not each time."""
+_USUAL_CACHE: Final = "PRAGMA cache_size = -2000"
 _UPDATE_PROFILE: Final = """
 UPDATE profiles SET customer_user_id = ?, identifiers = ?, attributes = ?, updated_at = ?
 WHERE number = ?
@@ -156,6 +159,14 @@ def store(
 
 def add(connection: apsw.Connection, app: AppId, profiles: Iterable[Profile]) -> int:
     """Add the profiles whose id and customer are both new, and return how many they were."""
+    connection.execute(_ADDING_CACHE)
+    try:
+        return _add(connection, app, profiles)
+    finally:
+        connection.execute(_USUAL_CACHE)
+
+
+def _add(connection: apsw.Connection, app: AppId, profiles: Iterable[Profile]) -> int:
     added = 0
     indexed: list[list[tuple[str, int]]] = [[] for _ in NO_IDENTIFIERS]
     for profile in profiles:
