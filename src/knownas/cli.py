@@ -521,11 +521,7 @@ def bench(  # noqa: PLR0913 - the options of the command
     as_json: bool,
     database: str | None,
 ) -> None:
-    """Load a running server and tell how fast it answers.
-
-    The key is KNOWNAS_KEY if that is set. Otherwise one is made for the time of the load, which
-    takes access to the server's database.
-    """
+    """Load a running server and tell how fast it answers, by KNOWNAS_KEY or a key made for it."""
     loaded = _load_settings(database)
 
     def load_with(key: str) -> Awaitable[load.Report]:
