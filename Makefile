@@ -41,7 +41,7 @@ lint: .venv/dev.stamp ## Check the format and lint
 	@$(BIN)/ruff check
 
 .PHONY: types
-types: .venv/dev.stamp ## Check the types
+types: .venv/dev.stamp .venv/bench.stamp ## Check the types
 	@$(BIN)/mypy $(wildcard src tests bench)
 
 .PHONY: layers
@@ -50,6 +50,10 @@ layers: .venv/dev.stamp ## Check that imports point inward only
 
 .PHONY: check
 check: lint types layers test ## Everything that CI checks; the tests include those of the documentation
+
+.PHONY: bench
+bench: .venv/bench.stamp ## Measure the server beside its peers, for an hour or so (bench/README.md)
+	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: coverage
 coverage: .venv/dev.stamp ## Measure the lines and branches of src/ that the tests run, subprocesses included
@@ -63,11 +67,12 @@ lock: .venv/run.stamp ## Lock the requirements anew; ARGS="--upgrade" takes the 
 	@$(PIP) install uv
 	@$(COMPILE) $(ARGS) pyproject.toml requirements/run.in --output-file requirements/run.txt
 	@$(COMPILE) $(ARGS) pyproject.toml requirements/dev.in --output-file requirements/dev.txt
+	@$(COMPILE) $(ARGS) requirements/bench.in --output-file requirements/bench.txt
 
 .PHONY: clean
 clean: ## Remove all that make made; databases stay
-	@rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@rm -rf .venv bench/work .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is as old as the last install, so that nothing is installed twice.
 
@@ -97,4 +102,9 @@ clean: ## Remove all that make made; databases stay
 .venv/dev.stamp: .venv/run.stamp requirements/dev.txt
 	@echo "Installing the locked development requirements into .venv"
 	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/bench.stamp: .venv/run.stamp requirements/bench.txt
+	@echo "Installing the locked requirements of the benchmark into .venv"
+	@$(PIP) install --require-hashes -r requirements/bench.txt
 	@touch $@

@@ -1,0 +1,81 @@
+"""FastAPI tuned by hand, over the very store of ours: what is left is the price of the framework.
+
+No response models, no injected dependencies, no pydantic: a handler takes the bare request and
+returns finished bytes, reads run inline, writes share our group commit. The key, the two headers
+and the body are checked by the same functions as ours.
+"""
+
+import argparse
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+
+from knownas import bootstrap
+from knownas.errors import KnownasError
+from knownas.http import wire
+from knownas.model import clean_identifiers
+from knownas.registry import Registry
+
+PATH = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
+
+
+def create_app(database: str) -> FastAPI:
+    """Return the application over a database file of ours."""
+    registry: Registry
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        nonlocal registry
+        registry = Registry(bootstrap.open_storage(f"sqlite:///{database}", create=False))
+        yield
+        await registry.close()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
+
+    @app.get(PATH)
+    async def get_identifiers(request: Request) -> Response:
+        headers = request.scope["headers"]
+        key = await registry.authenticate(wire.authorization(headers))
+        found = registry.identifiers(key.app.id, wire.profile_ref(headers))
+        identifiers = await found if inspect.isawaitable(found) else found
+        return Response(wire.identifiers_body(identifiers), media_type="application/json")
+
+    @app.post(PATH)
+    async def set_identifiers(request: Request) -> Response:
+        headers = request.scope["headers"]
+        key = await registry.authenticate(wire.authorization(headers))
+        ref = wire.profile_ref(headers)
+        values, _ = clean_identifiers(wire.parse_object(await request.body()))
+        await registry.set_identifiers(key.app.id, ref, values)
+        return Response()
+
+    @app.exception_handler(KnownasError)
+    async def answer_error(_request: Request, error: KnownasError) -> Response:
+        return Response(
+            wire.error_body(error, "schema"), wire.STATUS[error.code], media_type="application/json"
+        )
+
+    return app
+
+
+def main() -> None:
+    """Serve on the port and the database that the command line names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--database", required=True)
+    options = parser.parse_args()
+    uvicorn.run(
+        create_app(options.database),
+        port=options.port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main()
