@@ -55,6 +55,10 @@ check: lint types layers test ## Everything that CI checks; the tests include th
 bench: .venv/bench.stamp ## Measure the server beside its peers, for an hour or so (bench/README.md)
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: soak
+soak: .venv/dev.stamp ## Run the long fault tests in full, for some hours (docs/reliability.md)
+	@$(BIN)/pytest -m soak --capture=no tests/soak $(ARGS)
+
 .PHONY: coverage
 coverage: .venv/dev.stamp ## Measure the lines and branches of src/ that the tests run, subprocesses included
 	@$(BIN)/coverage erase

@@ -37,17 +37,19 @@ def create_app(database: str) -> FastAPI:
 
     @app.get(PATH)
     async def get_identifiers(request: Request) -> Response:
-        headers = request.scope["headers"]
-        key = await registry.authenticate(wire.authorization(headers))
-        found = registry.identifiers(key.app.id, wire.profile_ref(headers))
+        headers = wire.Headers(request.scope["headers"])
+        key = await registry.authenticate(headers.authorization)
+        headers.refuse_twins()
+        found = registry.identifiers(key.app.id, headers.profile_ref())
         identifiers = await found if inspect.isawaitable(found) else found
         return Response(wire.identifiers_body(identifiers), media_type="application/json")
 
     @app.post(PATH)
     async def set_identifiers(request: Request) -> Response:
-        headers = request.scope["headers"]
-        key = await registry.authenticate(wire.authorization(headers))
-        ref = wire.profile_ref(headers)
+        headers = wire.Headers(request.scope["headers"])
+        key = await registry.authenticate(headers.authorization)
+        headers.refuse_twins()
+        ref = headers.profile_ref()
         values, _ = clean_identifiers(wire.parse_object(await request.body()))
         await registry.set_identifiers(key.app.id, ref, values)
         return Response()

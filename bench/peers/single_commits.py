@@ -19,6 +19,7 @@ class SingleCommit(sqlite_writer.GroupCommit):
                 answers = list(zip([write], self._commit([write]), strict=True))
                 with contextlib.suppress(RuntimeError):  # the loop is gone, and whoever waited
                     write.future.get_loop().call_soon_threadsafe(self._settle, answers)
+                self._checkpoints.between_groups()
 
 
 if __name__ == "__main__":

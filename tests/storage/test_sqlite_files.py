@@ -14,7 +14,8 @@ import pytest
 
 from knownas.keys import digest
 from knownas.model import NO_IDENTIFIERS, ApiKey, Profile, ProfileId
-from knownas.storage.sqlite import _CHECKS, SqliteStorage
+from knownas.storage.sqlite import SqliteStorage
+from knownas.storage.sqlite_check import CHECKS
 
 PAGE = 4_096
 UUIDS = [ProfileId(f"aaaaaaaa-bbbb-4ccc-8ddd-{number:012}") for number in range(3)]
@@ -89,7 +90,7 @@ async def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     """The database and its log are made with mode 0600, whatever the umask says."""
     storage = SqliteStorage(str(tmp_path / "knownas.db"))
     await storage.create_app("uuid", "one", now=1)
-    names = ("knownas.db", "knownas.db-wal", "knownas.db-shm")
+    names = ("knownas.db", "knownas.db-wal", "knownas.db-shm", "knownas.db-reserve")
     assert modes(tmp_path) == dict.fromkeys(names, 0o600)
     await storage.close()
 
@@ -100,7 +101,7 @@ def test_mode_of_a_file_that_is_there_stays(tmp_path: Path) -> None:
     path.touch()
     path.chmod(0o640)
     asyncio.run(SqliteStorage(str(path)).close())
-    assert modes(tmp_path) == {"knownas.db": 0o640}
+    assert modes(tmp_path) == {"knownas.db": 0o640, "knownas.db-reserve": 0o600}
 
 
 def test_temporary_database_is_gone_at_the_end(connections: list[apsw.Connection]) -> None:
@@ -123,7 +124,7 @@ async def test_every_connection_logs_ahead_and_flushes_fully(
     storage = SqliteStorage(str(tmp_path / "knownas.db"))
     full = 2
     in_force = [(one.pragma("journal_mode"), one.pragma("synchronous")) for one in connections]
-    assert in_force == [("wal", full)] * 2
+    assert in_force == [("wal", full)] * 3
     await storage.close()
 
 
@@ -176,7 +177,7 @@ def test_database_can_be_first_opened_by_several_at_once(tmp_path: Path) -> None
 
 # --- What damage is found -----------------------------------------------------------------------
 
-LOST_VALUE, UNINDEXED_VALUE, LOST_CUSTOMER, UNLED_CUSTOMER, NO_APP, NO_APP_OF_KEY = _CHECKS
+LOST_VALUE, UNINDEXED_VALUE, LOST_CUSTOMER, UNLED_CUSTOMER, NO_APP, NO_APP_OF_KEY = CHECKS
 DAMAGE: dict[str, dict[str, int]] = {
     "UPDATE profiles SET identifiers = '[]' WHERE number = 1": {LOST_VALUE: 2},
     "UPDATE profiles SET identifiers = '{}' WHERE number = 1": {LOST_VALUE: 2},
@@ -254,7 +255,7 @@ def test_damage_between_the_tables_is_found(filled: Path, statement: str) -> Non
 
 def test_every_check_has_its_damage() -> None:
     """No statement of the check is without a damage that it finds."""
-    assert {what for found in DAMAGE.values() for what in found} == set(_CHECKS)
+    assert {what for found in DAMAGE.values() for what in found} == set(CHECKS)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[", "", '["x"', "7"])

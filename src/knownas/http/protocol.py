@@ -124,7 +124,7 @@ class Protocol(HttpToolsProtocol):
 
     def _listen(self, data: bytes) -> None:
         was_idle = self._stage == _IDLE
-        self._messages = 0
+        self._messages = 0 if was_idle else 1
         if len(data) <= PIECE_BYTES:
             self._feed(data)
         else:
@@ -314,7 +314,10 @@ class Protocol(HttpToolsProtocol):
             and not self._head_is_too_large()
             and not self._over_limit
             and not self.flow.write_paused
-            and not self._replaying  # the lane's reads are for a socket's callback only
+            # The lane's reads are for a socket's callback only, and there for what it was called
+            # for: what is pipelined may have come after the turn's snapshot was taken.
+            and not self._replaying
+            and self._messages == 1
             and self._edge.draining_since is None
         )
 

@@ -63,7 +63,7 @@ class Storage(Protocol):
 
         `change` is pure and quick: it may run in another thread, and more than once. What it
         raises is raised here, and nothing is written. A result equal to the profile writes
-        nothing; else `updated_at` becomes `now`.
+        nothing; else `updated_at` becomes `now`, or stays if that is earlier: it never goes back.
 
         `create_as` None: the profile must exist; raises as `identifiers` does. Otherwise a
         profile that `ref` does not find is created, with the id of `ref` or else `create_as`,

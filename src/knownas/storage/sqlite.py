@@ -7,12 +7,9 @@ every commit: without it a power cut takes acknowledged writes with it.
 """
 
 import asyncio
-import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -28,23 +25,16 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import StorageError, migrate, sqlite_profiles
+from knownas.storage import StorageError, sqlite_check, sqlite_file, sqlite_profiles
+from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_errors import translated, translating
+from knownas.storage.sqlite_reserve import Reserve
 from knownas.storage.sqlite_writer import GroupCommit
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_MS: Final = 5_000
-"""How long a statement waits for another process's lock before it gives up."""
-
 READS_A_TURN: Final = 256
 """How many reads of one turn of the loop share a snapshot, at most."""
-
-_PRAGMAS: Final = """
-PRAGMA synchronous = FULL;
-PRAGMA trusted_schema = OFF;
-PRAGMA mmap_size = 0x1000000000000;
-"""
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
 
@@ -82,44 +72,6 @@ _END_KEY: Final = """
 UPDATE api_keys SET ended_at = coalesce(ended_at, ?) WHERE app_id = ? AND id = ?
 """
 
-_CHECKS: Final = {
-    "identifiers in the reverse index that their profile does not have": """
-SELECT count(*) FROM identifiers i LEFT JOIN profiles p ON p.number = i.profile
-WHERE p.number IS NULL OR p.app_id <> i.app_id OR p.identifiers ->> i.kind IS NOT i.value
-""",
-    "identifiers of profiles that the reverse index does not have": """
-SELECT count(*) FROM profiles p, json_each(p.identifiers) v
-WHERE v.value IS NOT NULL AND NOT EXISTS (
-  SELECT 1 FROM identifiers i
-  WHERE i.app_id = p.app_id AND i.kind = v.key AND i.value = v.value AND i.profile = p.number)
-""",
-    "customers that lead to no profile, or to one of another customer": """
-SELECT count(*) FROM customers c LEFT JOIN profiles p ON p.number = c.profile
-WHERE p.number IS NULL OR p.app_id <> c.app_id OR p.customer_user_id IS NOT c.customer_user_id
-""",
-    "profiles whose customer does not lead to them": """
-SELECT count(*) FROM profiles p
-WHERE p.customer_user_id IS NOT NULL AND NOT EXISTS (
-  SELECT 1 FROM customers c WHERE c.app_id = p.app_id
-  AND c.customer_user_id = p.customer_user_id AND c.profile = p.number)
-""",
-    "profiles of an app that does not exist": """
-SELECT count(*) FROM profiles WHERE app_id NOT IN (SELECT id FROM apps)
-""",
-    "keys of an app that does not exist": """
-SELECT count(*) FROM api_keys WHERE app_id NOT IN (SELECT id FROM apps)
-""",
-}
-
-_MIGRATIONS_TABLE: Final = """
-CREATE TABLE IF NOT EXISTS schema_version (
-    version    INTEGER PRIMARY KEY,
-    name       TEXT NOT NULL,
-    checksum   TEXT NOT NULL,
-    applied_at INTEGER NOT NULL
-) STRICT
-"""
-
 Row = tuple[Any, ...]
 
 
@@ -129,23 +81,25 @@ class SqliteStorage:
     An object belongs to the event loop's thread that made it.
     """
 
-    def __init__(self, path: str | None, *, create: bool = True) -> None:
+    def __init__(self, path: str | None, *, create: bool = True, vfs: str | None = None) -> None:
         """Open the file at `path` and bring its schema up to date.
 
         `path` None is a private temporary database, gone at `close`. A file that is not there
-        is made if `create` says so. Raises StorageError when there is none, it cannot be used,
-        is no database, or does not go together with this program.
+        is made if `create` says so. `vfs` names the SQLite VFS through which all connections
+        go, None the usual one; the tests have one whose power can be cut. Raises StorageError
+        when there is no file, it cannot be used, is no database, or does not go together with
+        this program.
         """
+        self._vfs = vfs
         self._folder = tempfile.mkdtemp(prefix="knownas-") if path is None else None
         self._path = path if path is not None else f"{self._folder}/knownas.db"
         self.migrated: list[str] = []
         """The names of the schema steps that this opening applied."""
         try:
-            _make_private(self._path, create=create)
-            writer = self._connect()
-            _use_wal(writer)
-            self.migrated = _migrate(writer)
+            sqlite_file.make_private(self._path, create=create)
+            writer, reserve = self._open()
             self._reader = self._connect()
+            checkpoints = Checkpoints(self._connect())
         except (apsw.Error, OSError) as error:
             self._remove_folder()
             reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -153,7 +107,7 @@ class SqliteStorage:
         self._hot = self._reader.cursor()
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
-        self._writer = GroupCommit(writer, self._end_turn)
+        self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
         self._closed = False
 
     # --- profiles ---------------------------------------------------------------------------
@@ -225,7 +179,8 @@ class SqliteStorage:
                     _refuse_deleted(connection, app)
             after = change(bound)
             if after != before:
-                after = msgspec.structs.replace(after, updated_at=now)
+                updated_at = max(now, bound.updated_at)  # the clock may have been put back
+                after = msgspec.structs.replace(after, updated_at=updated_at)
                 sqlite_profiles.store(connection, app, number, before, after)
             return after
 
@@ -233,7 +188,7 @@ class SqliteStorage:
 
     async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.delete_profile`."""
-        return await self._write(lambda write: sqlite_profiles.delete(write, app, ref))
+        return await self._write(lambda write: sqlite_profiles.delete(write, app, ref), erases=True)
 
     async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
         """See `Storage.add_profiles`."""
@@ -272,7 +227,7 @@ class SqliteStorage:
             for statement in _DELETE_APP:
                 connection.execute(statement, (app,))
 
-        await self._write(work)
+        await self._write(work, erases=True)
 
     async def add_key(
         self,
@@ -304,7 +259,9 @@ class SqliteStorage:
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""
-        return await self._write(lambda write: _changes(write, _END_KEY, (at, app, key_id)))
+        return await self._write(
+            lambda write: _changes(write, _END_KEY, (at, app, key_id)), erases=True
+        )
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""
@@ -320,24 +277,8 @@ class SqliteStorage:
             self._reader.execute("SELECT 1 FROM schema_version").fetchall()
 
     async def check(self) -> list[str]:
-        """See `Storage.check`: SQLite's own integrity check, then each table against the others."""
-
-        def read(connection: apsw.Connection) -> list[str]:
-            problems: list[str] = []
-            try:
-                found = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-                problems += found if found != ["ok"] else []
-            except apsw.CorruptError as error:
-                problems.append(f"the file is damaged: {error}")
-            for what, statement in _CHECKS.items():
-                try:
-                    if count := connection.execute(statement).get:
-                        problems.append(f"{count} {what}")
-                except (apsw.CorruptError, apsw.SQLError) as error:
-                    problems.append(f"cannot look for {what}: {error}")
-            return problems
-
-        return await self._read_aside(read)
+        """See `Storage.check`."""
+        return await self._read_aside(sqlite_check.problems)
 
     async def close(self) -> None:
         """See `Storage.close`."""
@@ -349,17 +290,26 @@ class SqliteStorage:
             self._reader.close()
             self._remove_folder()
 
-    def _connect(self) -> apsw.Connection:
-        connection = apsw.Connection(self._path)
-        connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-        # Without the stable query planner a statement is planned anew for each value that is
-        # bound to it: three quarters of the time of a look-up.
-        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-        connection.execute(_PRAGMAS).fetchall()
-        return connection
+    def _open(self) -> tuple[apsw.Connection, Reserve]:
+        """Open the writer's connection, migrate, and return it with the reserve."""
+        path = f"{self._path}-reserve"
+        try:
+            writer = self._connect()
+            self.migrated = sqlite_file.migrate_to_newest(writer)
+            return writer, Reserve(path)
+        except (apsw.FullError, apsw.IOError):
+            # On a full disk not even the shared memory that reading needs can be made.
+            reserve = Reserve(path)
+            with reserve.lent():
+                writer = self._connect()
+                self.migrated = sqlite_file.migrate_to_newest(writer)
+            return writer, reserve
 
-    async def _write(self, work: Callable[[apsw.Connection], T]) -> T:
-        return await self._writer.run(work)
+    def _connect(self) -> apsw.Connection:
+        return sqlite_file.connect(self._path, self._vfs)
+
+    async def _write(self, work: Callable[[apsw.Connection], T], *, erases: bool = False) -> T:
+        return await self._writer.run(work, erases=erases)
 
     async def _read_aside(self, read: Callable[[apsw.Connection], T]) -> T:
         """Run a read that may take long in another thread, on a connection of its own."""
@@ -377,54 +327,6 @@ class SqliteStorage:
     def _remove_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _make_private(path: str, *, create: bool) -> None:
-    """Make a new database file that only its owner can read; SQLite's own would follow umask."""
-    if not Path(path).exists():
-        if not create:
-            raise StorageError(
-                f"There is no database at {path}; `knownas serve` or `knownas migrate` makes one."
-            )
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-
-
-def _use_wal(connection: apsw.Connection) -> None:
-    """Put the file into WAL mode, for good.
-
-    Of several processes that first open a file at once, SQLite tells some that it is busy
-    without any waiting, so the waiting is done here.
-    """
-    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-        except apsw.BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _migrate(connection: apsw.Connection) -> list[str]:
-    steps = migrate.available("sqlite")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        connection.execute(_MIGRATIONS_TABLE)
-        applied = dict(connection.execute("SELECT version, checksum FROM schema_version"))
-        todo = migrate.pending(steps, applied)
-        for step in todo:
-            connection.execute(step.sql)
-            connection.execute(
-                "INSERT INTO schema_version VALUES (?, ?, ?, ?)",
-                (step.version, step.name, step.checksum, time.time_ns() // 1_000_000),
-            )
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-    return [f"{step.version:04}_{step.name}" for step in todo]
 
 
 def _refuse_deleted(connection: apsw.Connection, app: AppId) -> None:

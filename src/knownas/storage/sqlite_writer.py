@@ -16,7 +16,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import apsw
 
 from knownas.errors import ServiceUnavailable
+from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_errors import translated
+from knownas.storage.sqlite_reserve import Reserve
 
 T = TypeVar("T")
 
@@ -26,6 +28,7 @@ MAX_WAITING: Final = 10_000
 
 class _Write(NamedTuple):
     work: Callable[[apsw.Connection], Any]
+    erases: bool
     future: asyncio.Future[Any]
 
 
@@ -40,12 +43,19 @@ class GroupCommit:
     """
 
     def __init__(
-        self, connection: apsw.Connection, before_acknowledging: Callable[[], None]
+        self,
+        connection: apsw.Connection,
+        before_acknowledging: Callable[[], None],
+        checkpoints: Checkpoints,
+        reserve: Reserve,
     ) -> None:
-        """Take over a connection; it is closed by `close`.
+        """Take over a connection, its checkpoints and a reserve; `close` closes them.
 
         `before_acknowledging` is called in the event loop's thread before a group is answered.
         """
+        connection.set_wal_hook(checkpoints.committed)
+        self._checkpoints = checkpoints
+        self._reserve = reserve
         self._before_acknowledging = before_acknowledging
         self._connection = connection
         self._this_turn: list[_Write] = []
@@ -56,8 +66,10 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="knownas-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[apsw.Connection], T]) -> T:
+    async def run(self, work: Callable[[apsw.Connection], T], *, erases: bool = False) -> T:
         """Run `work` inside the next transaction and return its result once that is durable.
+
+        On a full disk only what `erases` is still done, alone, out of the reserve.
 
         What `work` raises is raised here, and undone without harm to its neighbours. Cancelling
         the caller does not cancel the write. Raises ServiceUnavailable when the commit fails,
@@ -72,7 +84,7 @@ class GroupCommit:
             self.hand_over()  # what a loop that is gone left behind
             self._turn_of = loop
             loop.call_soon(self.hand_over)
-        write = _Write(work, loop.create_future())
+        write = _Write(work, erases, loop.create_future())
         self._this_turn.append(write)
         self._waiting += 1
         result: T = await write.future
@@ -85,11 +97,13 @@ class GroupCommit:
             self._inbox.put(turn)
 
     def close(self) -> None:
-        """Finish the writes that were handed over, then close the connection."""
+        """Finish the writes that were handed over, then close the database."""
         self._closed = True
         self._inbox.put(None)
         self._thread.join()
         self._connection.close()
+        self._checkpoints.close()
+        self._reserve.close()
 
     # --- in the thread ------------------------------------------------------------------------
 
@@ -106,34 +120,51 @@ class GroupCommit:
             for loop, answers in by_loop.items():
                 with contextlib.suppress(RuntimeError):  # it is gone, and with it whoever waited
                     loop.call_soon_threadsafe(self._settle, answers)
+            self._checkpoints.between_groups()
 
     def _commit(self, group: list[_Write]) -> list[object]:
-        """Run a group in one transaction and return its outcomes."""
-        if len(group) == 1:
-            return [self._commit_one(group[0])]
+        """Run a group in one transaction, or what of it can be done, and return its outcomes."""
         try:
-            self._roll_back()  # where the last group could not
-            self._connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._run_one(write) for write in group]
-            self._connection.execute("COMMIT")
+            self._reserve.require()
+            return self._transact(group)
+        except (apsw.FullError, apsw.IOError) as error:  # IOError: over quota, among others
+            full = error
         except BaseException as error:  # noqa: BLE001 - the thread lives on whatever happens
-            with contextlib.suppress(apsw.Error):
-                self._roll_back()
-            return [_failure(error) for _ in group]
+            return _failures(error, len(group))
+        if not any(write.erases for write in group):
+            return _failures(full, len(group))
+        with self._reserve.lent():
+            self._checkpoints.empty_log()
+            outcomes = [
+                outcome
+                for write in group
+                for outcome in (self._erase(write) if write.erases else _failures(full))
+            ]
+            self._checkpoints.empty_log()
         return outcomes
 
-    def _commit_one(self, write: _Write) -> object:
-        """Do so for a lone write: it needs no savepoint, which copies each page that it changes."""
+    def _erase(self, write: _Write) -> list[object]:
+        """Run one write in a transaction of its own and return its outcome."""
+        try:
+            return self._transact([write])
+        except BaseException as error:  # noqa: BLE001 - as above
+            return _failures(error)
+
+    def _transact(self, group: list[_Write]) -> list[object]:
+        """Run a group in one transaction and return its outcomes. Raises when that fails."""
         try:
             self._roll_back()  # where the last group could not
             self._connection.execute("BEGIN IMMEDIATE")
-            outcome: object = write.work(self._connection)
+            if len(group) == 1:  # it needs no savepoint, which copies each page that it changes
+                outcomes = [group[0].work(self._connection)]
+            else:
+                outcomes = [self._run_one(write) for write in group]
             self._connection.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001 - the thread lives on whatever happens
+        except BaseException:
             with contextlib.suppress(apsw.Error):
                 self._roll_back()
-            return translated(error)
-        return outcome
+            raise
+        return outcomes
 
     def _run_one(self, write: _Write) -> object:
         execute = self._connection.execute
@@ -141,8 +172,8 @@ class GroupCommit:
         try:
             outcome = write.work(self._connection)
         except Exception as error:
-            if not self._connection.in_transaction:
-                raise  # SQLite gave up the whole transaction
+            if isinstance(error, apsw.FullError) or not self._connection.in_transaction:
+                raise  # it is over for the whole transaction
             execute("ROLLBACK TO one")
             outcome = translated(error)
         execute("RELEASE one")
@@ -164,6 +195,13 @@ class GroupCommit:
                 write.future.set_exception(outcome)
             else:
                 write.future.set_result(outcome)
+
+
+def _failures(error: BaseException, count: int = 1) -> list[object]:
+    """Return an error of its own for each write of a group that failed as a whole."""
+    if count == 1:
+        return [translated(error)]
+    return [_failure(error) for _ in range(count)]
 
 
 def _failure(error: BaseException) -> BaseException:

@@ -1,0 +1,51 @@
+"""Whether a database is sound: SQLite's own integrity check, then each table against the others."""
+
+from typing import Final
+
+import apsw
+
+CHECKS: Final = {
+    "identifiers in the reverse index that their profile does not have": """
+SELECT count(*) FROM identifiers i LEFT JOIN profiles p ON p.number = i.profile
+WHERE p.number IS NULL OR p.app_id <> i.app_id OR p.identifiers ->> i.kind IS NOT i.value
+""",
+    "identifiers of profiles that the reverse index does not have": """
+SELECT count(*) FROM profiles p, json_each(p.identifiers) v
+WHERE v.value IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM identifiers i
+  WHERE i.app_id = p.app_id AND i.kind = v.key AND i.value = v.value AND i.profile = p.number)
+""",
+    "customers that lead to no profile, or to one of another customer": """
+SELECT count(*) FROM customers c LEFT JOIN profiles p ON p.number = c.profile
+WHERE p.number IS NULL OR p.app_id <> c.app_id OR p.customer_user_id IS NOT c.customer_user_id
+""",
+    "profiles whose customer does not lead to them": """
+SELECT count(*) FROM profiles p
+WHERE p.customer_user_id IS NOT NULL AND NOT EXISTS (
+  SELECT 1 FROM customers c WHERE c.app_id = p.app_id
+  AND c.customer_user_id = p.customer_user_id AND c.profile = p.number)
+""",
+    "profiles of an app that does not exist": """
+SELECT count(*) FROM profiles WHERE app_id NOT IN (SELECT id FROM apps)
+""",
+    "keys of an app that does not exist": """
+SELECT count(*) FROM api_keys WHERE app_id NOT IN (SELECT id FROM apps)
+""",
+}
+
+
+def problems(connection: apsw.Connection) -> list[str]:
+    """Return one line for each kind of damage; none for a database that is sound."""
+    found: list[str] = []
+    try:
+        lines = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+        found += lines if lines != ["ok"] else []
+    except apsw.CorruptError as error:
+        found.append(f"the file is damaged: {error}")
+    for what, statement in CHECKS.items():
+        try:
+            if count := connection.execute(statement).get:
+                found.append(f"{count} {what}")
+        except (apsw.CorruptError, apsw.SQLError) as error:
+            found.append(f"cannot look for {what}: {error}")
+    return found
