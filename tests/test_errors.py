@@ -1,5 +1,7 @@
 """Errors: one shape on every route, in each dialect; nothing secret in what is logged or stored."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx2
@@ -151,3 +153,41 @@ def test_nothing_secret_is_logged_or_stored(tmp_path: Path) -> None:
     assert "canary" not in log.lower() + metrics
     for file in tmp_path.glob("knownas.db*"):
         assert adopted.encode() not in file.read_bytes()
+
+
+UNFORESEEN = """
+import asyncio, sys
+from knownas import logs
+
+logs.configure(sys.argv[1])
+
+def fail(secret):
+    raise ValueError(secret)
+
+async def fail_later(secret):
+    fail(secret)
+
+async def main():
+    asyncio.get_running_loop().call_soon(fail, "canary-1")
+    task = asyncio.create_task(fail_later("canary-2"))
+    await asyncio.sleep(0.01)
+    del task
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_row_28_what_a_library_logs_shows_no_value(log_format: str) -> None:
+    """An error that asyncio or uvicorn meets is logged by type and place, without its text."""
+    ended = subprocess.run(
+        [sys.executable, "-c", UNFORESEEN, log_format],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 2
+    assert all("ValueError" in line and "fail" in line for line in lines)
+    assert "canary" not in ended.stderr

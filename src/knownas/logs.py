@@ -7,6 +7,7 @@ that is logged. So an unexpected error is logged by its type and place, never by
 import logging
 import sys
 import traceback
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -29,7 +30,11 @@ def configure(log_format: Literal["console", "json"]) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                _without_values,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+            ],
         )
     )
     # uvicorn's warnings are about what clients send, and name no client.
@@ -43,6 +48,25 @@ def configure(log_format: Literal["console", "json"]) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _without_values(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Keep of a library's line what has no value in it.
+
+    An error's text, and the calls and objects that asyncio shows with it, may quote a client.
+    """
+    error = event.pop("exc_info", None)
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["event"] = f"unexpected error, told by {event['_record'].name}"
+        event["type"] = type(error).__name__
+        event["at"] = place_of(error)
+    else:
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event
 
 
 def get() -> Logger:
