@@ -28,7 +28,6 @@ from knownas.registry import Registry
 from knownas.settings import Settings
 
 Handler = Callable[[Request], Awaitable[Response]]
-Application = Starlette
 
 
 class Resource:
@@ -37,6 +36,7 @@ class Resource:
     def __init__(self, path: str, **methods: Handler) -> None:
         """Serve `path`, and where it ends in a slash the same without it."""
         self.path = path
+        self.paths = tuple(dict.fromkeys((path, path.rstrip("/") or "/")))
         self.methods: Mapping[str, Handler] = methods
         self.allow = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
 
@@ -54,8 +54,7 @@ class Resource:
 
     def routes(self) -> list[Route]:
         """Return the Starlette routes that lead here, whatever the method."""
-        paths = dict.fromkeys((self.path, self.path.rstrip("/") or "/"))
-        return [Route(path, endpoint=self) for path in paths]
+        return [Route(path, endpoint=self) for path in self.paths]
 
 
 HOT_ROUTE: Final = Resource(
@@ -92,14 +91,16 @@ class Envelope:
 
     def __init__(
         self,
-        app: ASGIApp,
+        router: ASGIApp,
         settings: Settings,
         metrics: Metrics,
         new_request_id: Callable[[], bytes],
     ) -> None:
-        """Wrap `app`."""
+        """Stand around what `router` leads to."""
         self._new_request_id = new_request_id
-        self._app = app
+        self._router = router
+        # A path without variables needs no search through all routes.
+        self._by_path = {path: resource for resource in ROUTES for path in resource.paths}
         self._dialect = settings.error_dialect
         self._access_log = settings.access_log
         self._metrics = metrics
@@ -108,7 +109,7 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on (the ASGI protocol)."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._router(scope, receive, send)
             return
         began = time.perf_counter_ns()
         request_id = wire.own_request_id(scope["headers"]) or self._new_request_id()
@@ -127,7 +128,7 @@ class Envelope:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._by_path.get(scope["path"], self._router)(scope, receive, send_with_id)
         except KnownasError as error:
             await self._answer(error, scope, receive, send_with_id)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
@@ -180,6 +181,15 @@ class Envelope:
         await response(scope, receive, send)
 
 
+class Application(Starlette):
+    """Starlette with the envelope in the place of its own middleware, which would do it again."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return what answers every request."""
+        state = self.state
+        return Envelope(self.router, state.settings, state.metrics, state.new_request_id)
+
+
 async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise NotFound
 
@@ -203,7 +213,7 @@ def create_app(
         yield
         await registry.close()
 
-    app = Starlette(
+    app = Application(
         routes=[route for resource in ROUTES for route in resource.routes()], lifespan=lifespan
     )
     app.router.redirect_slashes = False
@@ -213,7 +223,4 @@ def create_app(
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
     app.state.new_request_id = new_request_id or wire.RequestIds()
-    app.add_middleware(
-        Envelope, settings=settings, metrics=metrics, new_request_id=app.state.new_request_id
-    )
     return app

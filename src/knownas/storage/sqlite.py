@@ -192,6 +192,7 @@ class SqliteStorage:
 
     async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
         """See `Storage.add_profiles`."""
+        profiles = list(profiles)
 
         def work(connection: apsw.Connection) -> int:
             _refuse_deleted(connection, app)

@@ -16,11 +16,11 @@ from typing import Final
 
 import apsw
 
-PASS_PAGES: Final = 1_000
-"""So many pages more in the log are worth a pass of the thread: 4 MiB."""
+PASS_PAGES: Final = 4_000
+"""So many pages more in the log are worth a pass of the thread: 16 MiB."""
 
 LONG_PAGES: Final = 4_000
-"""A log of so many pages is made to begin anew: 16 MiB, plus what is written meanwhile."""
+"""A log of so many pages is made to begin anew, plus what is written meanwhile."""
 
 PATIENCE_SECONDS: Final = 0.05
 """How long the second step may wait for other processes; if in vain, it is tried again later."""

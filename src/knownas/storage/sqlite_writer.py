@@ -69,6 +69,8 @@ class GroupCommit:
     async def run(self, work: Callable[[apsw.Connection], T], *, erases: bool = False) -> T:
         """Run `work` inside the next transaction and return its result once that is durable.
 
+        It is run again, from the beginning, where a neighbour failed halfway.
+
         On a full disk only what `erases` is still done, alone, out of the reserve.
 
         What `work` raises is raised here, and undone without harm to its neighbours. Cancelling
@@ -155,10 +157,10 @@ class GroupCommit:
         try:
             self._roll_back()  # where the last group could not
             self._connection.execute("BEGIN IMMEDIATE")
-            if len(group) == 1:  # it needs no savepoint, which copies each page that it changes
-                outcomes = [group[0].work(self._connection)]
-            else:
-                outcomes = [self._run_one(write) for write in group]
+            outcomes = self._run_all(group)
+            if outcomes is None:
+                self._connection.execute("ROLLBACK; BEGIN IMMEDIATE")
+                outcomes = [self._run_behind_savepoint(write) for write in group]
             self._connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(apsw.Error):
@@ -166,18 +168,42 @@ class GroupCommit:
             raise
         return outcomes
 
-    def _run_one(self, write: _Write) -> object:
+    def _run_all(self, group: list[_Write]) -> list[object] | None:
+        """Run a group and return its outcomes; None where a failed write has changed something.
+
+        Nearly all that fails does so before its first change, so there is nothing to undo. A
+        savepoint before each write would copy every page that it changes.
+        """
+        connection = self._connection
+        outcomes: list[object] = []
+        for write in group:
+            changes = connection.total_changes()
+            try:
+                outcomes.append(write.work(connection))
+            except Exception as error:
+                if self._ends_all(error):
+                    raise
+                if connection.total_changes() != changes:
+                    return None
+                outcomes.append(translated(error))
+        return outcomes
+
+    def _run_behind_savepoint(self, write: _Write) -> object:
         execute = self._connection.execute
         execute("SAVEPOINT one")
         try:
             outcome = write.work(self._connection)
         except Exception as error:
-            if isinstance(error, apsw.FullError) or not self._connection.in_transaction:
-                raise  # it is over for the whole transaction
+            if self._ends_all(error):
+                raise
             execute("ROLLBACK TO one")
             outcome = translated(error)
         execute("RELEASE one")
         return outcome
+
+    def _ends_all(self, error: Exception) -> bool:
+        """Tell whether the whole transaction is over with this error of one write."""
+        return isinstance(error, apsw.FullError) or not self._connection.in_transaction
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
