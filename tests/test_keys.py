@@ -4,6 +4,7 @@ The wire contract, section 2, and threat rows 1, 4, 24 and 36, on a registry who
 tests turn.
 """
 
+import asyncio
 import hashlib
 import math
 import re
@@ -21,7 +22,7 @@ from knownas import keys
 from knownas.errors import ServiceUnavailable, Unauthorized, ValidationError
 from knownas.keys import KeyType
 from knownas.model import ApiKey, App
-from knownas.registry import KEY_CACHE_SECONDS, Registry
+from knownas.registry import KEY_CACHE_SECONDS, KEY_RENEWAL_SECONDS, Registry
 from knownas.storage.sqlite import SqliteStorage
 
 TYPES: list[KeyType] = list(get_args(KeyType))
@@ -343,6 +344,27 @@ async def test_believed_key_costs_no_look_up(server: Process, app: App) -> None:
         assert await server.opens(key)
         server.storage.monotonic += KEY_CACHE_SECONDS / 8
     assert len(server.storage.looked_up) == 10
+
+
+@pytest.mark.anyio
+async def test_key_in_use_is_renewed_before_its_belief_ends(
+    server: Process, another: Process, app: App
+) -> None:
+    """No request waits for that read: the next one finds the key, or that it was revoked."""
+    key, kept = await server.registry.create_key(app, "secret")
+    header = b"Api-Key " + key.encode()
+    assert await server.opens(key)
+    for _ in range(3):
+        server.storage.monotonic += KEY_CACHE_SECONDS - KEY_RENEWAL_SECONDS
+        for _ in range(5):  # by the first, the others find that it is under way or done
+            assert server.registry.believed_key(header) is not None
+        await asyncio.sleep(0)
+    assert len(server.storage.looked_up) == 4
+    await another.registry.revoke_key(app.id, kept.id)
+    server.storage.monotonic += KEY_CACHE_SECONDS - KEY_RENEWAL_SECONDS
+    assert server.registry.believed_key(header) is not None
+    await asyncio.sleep(0)
+    assert server.registry.believed_key(header) is None
 
 
 @pytest.mark.anyio

@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,9 @@ KEY_CACHE_SECONDS: Final = 0.5
 """A key is believed this long after its read began, so a revoked one is refused by every
 process within a second."""
 
+KEY_RENEWAL_SECONDS: Final = 0.1
+"""A key that is in use is read again so long before that, so no request has to wait for it."""
+
 _KEY_CACHE_SIZE: Final = 1_000
 _DEMO_CHUNK: Final = 50_000
 """Profiles to a transaction: the more they are, the fewer times each page is written."""
@@ -41,6 +44,7 @@ _DEMO_CHUNK: Final = 50_000
 
 class _CachedKey(NamedTuple):
     key: ApiKey
+    renew_at: float
     believed_until: float
 
 
@@ -71,7 +75,7 @@ class Registry:
         self._monotonic = monotonic
         self._new_uuid = new_uuid
         self._key_cache: dict[bytes, _CachedKey] = {}
-        self._endings: set[asyncio.Future[bool]] = set()
+        self._beside: set[asyncio.Future[Any]] = set()
 
     # --- Who is asking ----------------------------------------------------------------------
 
@@ -90,8 +94,14 @@ class Registry:
         None says nothing about the key; `authenticate` does.
         """
         cached = self._key_cache.get(authorization)
-        if cached is None or self._monotonic() >= cached.believed_until:
+        if cached is None:
             return None
+        now = self._monotonic()
+        if now >= cached.renew_at:
+            if now >= cached.believed_until:
+                return None
+            self._key_cache[authorization] = cached._replace(renew_at=cached.believed_until)
+            self._do_beside(self._look_up_key(authorization))
         key = cached.key
         return key if key.expires_at is None or key.is_live(self._clock()) else None
 
@@ -100,11 +110,14 @@ class Registry:
 
         It is not waited for: the answer to an expired key is that to any other bad key.
         """
-        ending = asyncio.ensure_future(self.storage.end_key(key.app.id, key.id, at=now))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
-        # A failure is no loss: whoever sees the key next tries again.
-        ending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._do_beside(self.storage.end_key(key.app.id, key.id, at=now))
+
+    def _do_beside(self, work: Awaitable[object]) -> None:
+        """Begin what no request waits for. A failure is no loss: whoever comes next tries again."""
+        doing = asyncio.ensure_future(work)
+        self._beside.add(doing)
+        doing.add_done_callback(self._beside.discard)
+        doing.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _look_up_key(self, authorization: bytes) -> ApiKey:
         text = keys.from_authorization(authorization)
@@ -113,6 +126,7 @@ class Registry:
         believed_until = self._monotonic() + KEY_CACHE_SECONDS
         key = await self.storage.key_by_digest(keys.digest(text))
         if key is None:
+            self._key_cache.pop(authorization, None)
             raise Unauthorized
         now = self._clock()
         if not key.is_live(now):
@@ -122,7 +136,9 @@ class Registry:
             raise Unauthorized
         if len(self._key_cache) >= _KEY_CACHE_SIZE:
             self._key_cache.clear()
-        self._key_cache[authorization] = _CachedKey(key, believed_until)
+        self._key_cache[authorization] = _CachedKey(
+            key, believed_until - KEY_RENEWAL_SECONDS, believed_until
+        )
         return key
 
     # --- Profiles and their identifiers -----------------------------------------------------
@@ -354,7 +370,7 @@ class Registry:
 
     async def close(self) -> None:
         """Finish what was begun and let go of the storage."""
-        await asyncio.gather(*self._endings, return_exceptions=True)
+        await asyncio.gather(*self._beside, return_exceptions=True)
         await self.storage.close()
 
 

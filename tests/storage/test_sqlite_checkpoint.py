@@ -110,6 +110,7 @@ def log_pages(path: Path) -> int:
     return path.with_name(f"{path.name}-wal").stat().st_size // PAGE
 
 
+@pytest.mark.usefixtures("small")
 def test_checkpoint_holds_up_no_commit(tmp_path: Path, slow_disk: SlowDisk) -> None:
     """While the disk is slow for a checkpoint, commits go on as if there were none."""
 
@@ -197,6 +198,7 @@ def test_closing_empties_the_log(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("small")
 def test_failing_checkpoint_stops_nothing(tmp_path: Path, slow_disk: SlowDisk) -> None:
     """A checkpoint that fails is tried again; the writes go on, and are not lost."""
 
