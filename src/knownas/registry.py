@@ -156,15 +156,15 @@ class Registry:
         """Do as `identifiers`, for a caller that is a socket's callback (see the storage)."""
         return self.storage.identifiers_in_turn(app, ref)
 
-    async def set_identifiers(
+    def set_identifiers(
         self, app: AppId, ref: ProfileRef, values: Mapping[str, str]
-    ) -> Profile:
-        """Merge `values` (by kind name) into a profile's identifiers.
+    ) -> Awaitable[Profile]:
+        """Merge `values` (by kind name) into a profile's identifiers; begun at once.
 
         Kinds not in `values` stay. Raises ProfileNotFound, unless profiles are created
         automatically, and ProfileConflict.
         """
-        return await self.storage.change_profile(
+        return self.storage.change_profile(
             app,
             ref,
             lambda profile: msgspec.structs.replace(

@@ -672,7 +672,7 @@ async def test_closing_finishes_what_was_begun(
 ) -> None:
     """Writes that wait when the storage is closed are made and answered; closing twice is once."""
     writes = [
-        asyncio.create_task(
+        asyncio.ensure_future(
             storage.change_profile(app.id, ref(f"c{number}"), keep, now=2, create_as=IDS[number])
         )
         for number in range(CROWD)

@@ -9,6 +9,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from knownas.errors import KnownasError, ParseError
+from knownas.http.fast_lane import Asked, Memory
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, HTTPScope
@@ -35,6 +36,31 @@ class Flow(FlowControl):
         """Read on, unless what was read already has to wait."""
         if not self.full:
             super().resume_reading()
+
+
+class _NobodyWaits:
+    """Stands for the event by which a cycle is told of what happens: the lane looks by itself."""
+
+    def set(self) -> None:
+        """Tell nobody."""
+
+
+class LateAnswer:
+    """A request that the fast lane answers as soon as the storage has answered.
+
+    To its connection it is like a cycle, as far as the connection looks at it.
+    """
+
+    message_event: Final = _NobodyWaits()
+
+    def __init__(self, asked: Asked, memory: Memory | None, began_ns: int) -> None:
+        """Take what was asked and when, and how to know again what asked it, if that is known."""
+        self.asked = asked
+        self.memory = memory
+        self.began_ns = began_ns
+        self.disconnected = False
+        self.keep_alive = True
+        self.response_complete = False
 
 
 class Cycle(RequestResponseCycle):

@@ -1,32 +1,57 @@
-"""The fast lane: the answer to an ordinary hot GET, without a task, a scope or an event.
+"""The fast lane: the answer to an ordinary hot request, without a task, a scope or an event.
 
-It is for the identifiers of one profile, asked for by one header, with a key that was read just
-now. Whatever is out of the ordinary, an error included, is left to the application; for what is
-not, the bytes are the application's own, since both ways call the same functions for the key,
-the profile and the body. A test holds them together.
+It is for the identifiers of one profile, read or set, named by one header, with a key that was
+read just now. Whatever is out of the ordinary, an error included, is left to the application;
+for what is not, the bytes are the application's own, since both ways call the same functions for
+the key, the profile and the body. A test holds them together.
+
+A write, and a storage behind a network, answer later, and so does the lane then: until it does,
+the connection is as busy as with a request on the normal way.
 
 A client mostly sends the same request over and over, but for the value that names the profile.
 So a connection remembers the bytes before and after that value: a request that has the same
 bytes around a plain value has been parsed already.
 """
 
+import asyncio
 import time
 from bisect import bisect_left
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from knownas.errors import ProfileNotFound
+from knownas import logs
+from knownas.errors import InternalError, KnownasError, ProfileNotFound
 from knownas.http import wire
 from knownas.http.app import HOT_ROUTE
 from knownas.metrics import BOUNDS_NS
-from knownas.model import ProfileRef, clean_customer_user_id, clean_profile_id
+from knownas.model import (
+    Identifiers,
+    Profile,
+    ProfileRef,
+    clean_customer_user_id,
+    clean_identifiers,
+    clean_profile_id,
+)
+
+if TYPE_CHECKING:
+    from knownas.registry import Registry
 
 Headers = list[tuple[bytes, bytes]]
 
 HOT_URLS: Final = frozenset({HOT_ROUTE.path.encode(), HOT_ROUTE.path.rstrip("/").encode()})
 
-_AUTHORIZATION, _CUSTOMER, _PROFILE, _REQUEST_ID, _HOST, _CONNECTION, _OTHER_WAY = range(7)
+(
+    _AUTHORIZATION,
+    _CUSTOMER,
+    _PROFILE,
+    _REQUEST_ID,
+    _HOST,
+    _CONNECTION,
+    _LENGTH,
+    _TYPE,
+    _OTHER_WAY,
+) = range(9)
 # What a header means to the fast lane. One that is not here does not change the answer.
 _ROLES: Final = {
     b"authorization": _AUTHORIZATION,
@@ -44,10 +69,16 @@ _ROLES: Final = {
     b"expect": _OTHER_WAY,
     b"upgrade": _OTHER_WAY,
 }
+_ROLES_IN_A_WRITE: Final = {
+    **_ROLES,
+    b"content-length": _LENGTH,
+    b"content-type": _TYPE,
+    b"content-encoding": _OTHER_WAY,
+}
 
 
 class Asked(NamedTuple):
-    """What an ordinary hot GET asks."""
+    """What an ordinary hot request asks."""
 
     authorization: bytes
     by: int
@@ -56,6 +87,7 @@ class Asked(NamedTuple):
     """The header that names the profile, as it was sent."""
     value: bytes
     request_id: bytes | None
+    writes: bool = False
 
 
 class Memory(NamedTuple):
@@ -72,50 +104,132 @@ class FastLane:
     def __init__(self, state: Any) -> None:  # noqa: ANN401 - Starlette's state is untyped
         """Take what the application was made of."""
         self._believed_key = state.registry.believed_key
-        self._identifiers = state.registry.storage.identifiers_in_turn
+        registry: Registry = state.registry
+        self._identifiers = registry.storage.identifiers_in_turn
+        self._set_identifiers = registry.set_identifiers
         self._new_request_id = state.new_request_id
-        self._not_found = wire.error_body(ProfileNotFound(), state.settings.error_dialect)
-        metrics = state.metrics
+        self._dialect = state.settings.error_dialect
+        self._not_found = wire.error_body(ProfileNotFound(), self._dialect)
+        self._metrics = metrics = state.metrics
         self._cells = metrics.cells
-        self._counters = {
-            status: metrics.counter_cell("GET", HOT_ROUTE.path, status) for status in (200, 404)
-        }
+        self._reads, self._writes = (
+            {status: metrics.counter_cell(method, HOT_ROUTE.path, status) for status in (200, 404)}
+            for method in ("GET", "POST")
+        )
         self._buckets, self._sum = metrics.histogram_cells(HOT_ROUTE.path)
         self._dated: Headers | None = None
         self._heads: dict[int, bytes] = {}
 
-    def answer(self, asked: Asked, value: bytes, dated: Headers, began_ns: int) -> bytes | None:
+    def answer(
+        self, asked: Asked, value: bytes, dated: Headers, began_ns: int
+    ) -> "bytes | asyncio.Future[Identifiers] | None":
         """Return the whole answer to `asked` for this value; None leaves it to the application.
 
+        Where the storage answers later, return what `answer_late` is to be called with then.
         `dated` are uvicorn's default headers, `began_ns` is `time.monotonic_ns()` at the start.
         """
         key = self._believed_key(asked.authorization)
         if key is None or key.type != "secret":
             return None
         try:
-            if asked.by == _CUSTOMER:
-                ref = ProfileRef(clean_customer_user_id(value, source=wire.CUSTOMER_HEADER))
-            else:
-                text = value.decode("latin-1")
-                ref = ProfileRef(None, clean_profile_id(text, source=wire.PROFILE_HEADER))
-            body = wire.identifiers_body(self._identifiers(key.app.id, ref))
+            found = self._identifiers(key.app.id, _ref(asked.by, value))
+            if not isinstance(found, tuple):
+                return asyncio.ensure_future(found)
+            body = wire.identifiers_body(found)
             status = 200
         except ProfileNotFound:
             body = self._not_found
             status = 404
         except Exception:  # noqa: BLE001 - whatever it is, the application meets it and tells it
             return None
+        return self._whole(status, body, asked, dated, began_ns)
+
+    def write(self, asked: Asked, body: bytes) -> "asyncio.Future[Profile] | None":
+        """Begin the write that `asked` and a whole body ask for; None leaves it to the application.
+
+        Return what `answer_late` is to be called with once it is done.
+        """
+        key = self._believed_key(asked.authorization)
+        if key is None or key.type != "secret":
+            return None
+        try:
+            values, unknown = clean_identifiers(wire.parse_object(body))
+            if unknown:
+                return None
+            changed = self._set_identifiers(key.app.id, _ref(asked.by, asked.value), values)
+        except Exception:  # noqa: BLE001 - as above; nothing is begun yet
+            return None
+        return asyncio.ensure_future(changed)
+
+    def answer_late(
+        self,
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+        asked: Asked,
+        dated: Headers,
+        began_ns: int,
+        *,
+        close: bool,
+    ) -> bytes:
+        """Return the whole answer once the storage has answered, an error included.
+
+        With `close` it says that the connection ends with it.
+        """
+        ending = b"connection: close\r\n" if close else b""
+        try:
+            result = found.result()
+            body = b"" if isinstance(result, Profile) else wire.identifiers_body(result)
+            return self._whole(200, body, asked, dated, began_ns, ending)
+        except ProfileNotFound:
+            return self._whole(404, self._not_found, asked, dated, began_ns, ending)
+        except KnownasError as error:
+            return self._failure(error, asked, dated, began_ns, ending)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
+            logs.get().error("unexpected_error", type=type(error).__name__, at=logs.place_of(error))
+            return self._failure(InternalError(), asked, dated, began_ns, ending)
+
+    def _whole(  # noqa: PLR0913, PLR0917 - all that an answer is made of
+        self,
+        status: int,
+        body: bytes,
+        asked: Asked,
+        dated: Headers,
+        began_ns: int,
+        ending: bytes = b"",
+    ) -> bytes:
+        """Count an answer and return it."""
         if dated is not self._dated:
             self._renew_heads(dated)
         elapsed_ns = time.monotonic_ns() - began_ns
         cells = self._cells
-        cells[self._counters[status]] += 1
+        cells[(self._writes if asked.writes else self._reads)[status]] += 1
         cells[self._buckets + bisect_left(BOUNDS_NS, elapsed_ns)] += 1
         cells[self._sum] += elapsed_ns
-        return b"%b%d\r\ncontent-type: application/json\r\nrequest-id: %b\r\n\r\n%b" % (
+        return b"%b%d\r\n%brequest-id: %b\r\n%b\r\n%b" % (
             self._heads[status],
             len(body),
+            b"content-type: application/json\r\n" if body else b"",
             asked.request_id or self._new_request_id(),
+            ending,
+            body,
+        )
+
+    def _failure(
+        self, error: KnownasError, asked: Asked, dated: Headers, began_ns: int, ending: bytes
+    ) -> bytes:
+        status = wire.STATUS[error.code]
+        body = wire.error_body(error, self._dialect)
+        method = "POST" if asked.writes else "GET"
+        self._metrics.count(method, HOT_ROUTE.path, status, time.monotonic_ns() - began_ns)
+        lines = [b"%b: %b\r\n" % header for header in dated]
+        if error.retry_after is not None:
+            lines.append(b"retry-after: %d\r\n" % error.retry_after)
+        return b"%b%bcontent-length: %d\r\n%b%b\r\n%b" % (
+            STATUS_LINE[status],
+            b"".join(lines),
+            len(body),
+            b"content-type: application/json\r\nrequest-id: %b\r\n"
+            % (asked.request_id or self._new_request_id()),
+            ending,
             body,
         )
 
@@ -130,26 +244,45 @@ class FastLane:
 
 def read(headers: Headers) -> Asked | None:
     """Return what the headers of a hot GET ask; None where one is out of the ordinary."""
-    found: list[bytes | None] = [None] * 6
-    names: list[bytes] = [b""] * 6
+    return _read(headers, _ROLES)
+
+
+def read_write(headers: Headers) -> Asked | None:
+    """Return what the headers of a hot POST ask; None where one is out of the ordinary."""
+    return _read(headers, _ROLES_IN_A_WRITE, writes=True)
+
+
+def _read(headers: Headers, roles: dict[bytes, int], *, writes: bool = False) -> Asked | None:
+    found: list[bytes | None] = [None] * _OTHER_WAY
+    names: list[bytes] = [b""] * _OTHER_WAY
     for name, value in headers:
-        role = _ROLES.get(name.lower())
+        role = roles.get(name.lower())
         if role is None:
             continue
         if role == _OTHER_WAY or found[role] is not None:
             return None
         found[role] = value if role == _AUTHORIZATION else value.strip(b" \t")
         names[role] = name
-    authorization, customer, profile, request_id, _, connection = found
+    authorization, customer, profile, request_id, _, connection, length, media_type = found
     if authorization is None or (connection is not None and connection.lower() != b"keep-alive"):
+        return None
+    if writes and not (length and media_type in {None, b"application/json"}):
         return None
     if request_id is not None and not wire.is_request_id(request_id):
         request_id = None
     if customer and not profile:
-        return Asked(authorization, _CUSTOMER, names[_CUSTOMER], customer, request_id)
+        return Asked(authorization, _CUSTOMER, names[_CUSTOMER], customer, request_id, writes)
     if profile and not customer:
-        return Asked(authorization, _PROFILE, names[_PROFILE], profile, request_id)
+        return Asked(authorization, _PROFILE, names[_PROFILE], profile, request_id, writes)
     return None
+
+
+def _ref(by: int, value: bytes) -> ProfileRef:
+    """Return whom a header value names; raises ValidationError as the application does."""
+    if by == _CUSTOMER:
+        return ProfileRef(clean_customer_user_id(value, source=wire.CUSTOMER_HEADER))
+    text = value.decode("latin-1")
+    return ProfileRef(None, clean_profile_id(text, source=wire.PROFILE_HEADER))
 
 
 def remember(data: bytes, asked: Asked) -> Memory | None:

@@ -12,8 +12,9 @@ contract promises, and answers in plain text. This protocol does, in the contrac
 """
 
 import asyncio
+import functools
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -22,9 +23,12 @@ from uvicorn.server import ServerState
 from knownas import errors, logs
 from knownas.errors import KnownasError
 from knownas.http import fast_lane, wire
-from knownas.http.cycle import NOT_HTTP, Cycle, Flow, GentleTransport, scope_of
+from knownas.http.cycle import NOT_HTTP, Cycle, Flow, GentleTransport, LateAnswer, scope_of
 from knownas.http.edge import EdgeConfig
-from knownas.http.fast_lane import Asked, Memory
+from knownas.http.fast_lane import Asked, FastLane, Memory
+
+if TYPE_CHECKING:
+    from knownas.model import Identifiers, Profile
 
 MAX_HEADERS: Final = 64
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -47,7 +51,7 @@ class Protocol(HttpToolsProtocol):
 
     config: EdgeConfig
     flow: Flow
-    cycle: RequestResponseCycle | None  # type: ignore[assignment] # None before the first
+    cycle: RequestResponseCycle | LateAnswer | None  # type: ignore[assignment] # None before any
 
     def __init__(
         self,
@@ -67,6 +71,9 @@ class Protocol(HttpToolsProtocol):
         self._quiet_since = 0.0
         # Of the request that is under way; what it asked, if the lane answered it.
         self._asked: Asked | None = None
+        # What a write asks, and its body as far as it has come with its head.
+        self._write: Asked | None = None
+        self._body = b""
         self._upgrading = False
         self._unbounded_bytes = 0
         self._discarded = 0
@@ -75,7 +82,7 @@ class Protocol(HttpToolsProtocol):
         self._held = b""
         self._replaying = False
         # Of the connection: on which limit it is, and how it will end.
-        self._running: RequestResponseCycle | None = None
+        self._running: RequestResponseCycle | LateAnswer | None = None
         self._over_limit = False
         self._half_closed = False
         self._deaf = False
@@ -131,7 +138,11 @@ class Protocol(HttpToolsProtocol):
             self._feed_by_pieces(data)
         # A request that came alone and whole, and was answered by the lane, is known again.
         if self._asked is not None and was_idle and self._messages == 1 and self._stage == _IDLE:
-            self._memory = fast_lane.remember(data, self._asked)
+            memory = fast_lane.remember(data, self._asked)
+            if isinstance(self.cycle, LateAnswer) and not self._is_answered():
+                self.cycle.memory = memory
+            else:
+                self._memory = memory
 
     def _feed_by_pieces(self, data: bytes) -> None:
         """Parse up to where a request has to wait for another; hold back what follows."""
@@ -154,6 +165,8 @@ class Protocol(HttpToolsProtocol):
             self._refuse(self._wrong or _unexpected(error.__context__))
         except httptools.HttpParserError:
             self._refuse(errors.ParseError(NOT_HTTP))
+        if self._write is not None:
+            self._leave_the_lane()
         if head_length:
             self._begin_anew(piece[head_length:])
         elif self._unbounded_bytes > MAX_HEAD_BYTES and not self._deaf:
@@ -254,11 +267,18 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Answer by the fast lane, or hand the request to the application."""
         if self.url in fast_lane.HOT_URLS and self._is_ordinary():
-            asked = fast_lane.read(self.headers)
-            if asked is not None and self._take_the_lane(asked, asked.value):
-                self._asked = asked
-                self._stage = _BODY
-                return
+            method = self.parser.get_method()
+            if method == b"GET":
+                asked = fast_lane.read(self.headers)
+                if asked is not None and self._take_the_lane(asked, asked.value):
+                    self._asked = asked
+                    self._stage = _BODY
+                    return
+            elif method == b"POST" and self._edge.lane is not None:
+                self._write = fast_lane.read_write(self.headers)
+                if self._write is not None:
+                    self._stage = _BODY
+                    return
         try:
             self._go_the_normal_way()
         except KnownasError as error:
@@ -268,6 +288,9 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass a piece of the body on, or drop it when the answer is out already."""
         self._unbounded_bytes = 0
+        if self._write is not None:
+            self._body += body
+            return
         if not self._is_answered():
             super().on_body(body)
             return
@@ -281,6 +304,10 @@ class Protocol(HttpToolsProtocol):
         if self._upgrading:
             return
         self._stage = _IDLE
+        if self._write is not None:
+            if self._take_the_lane_to_write(self._write):
+                return
+            self._leave_the_lane()
         if self._asked is None:
             super().on_message_complete()
 
@@ -309,7 +336,6 @@ class Protocol(HttpToolsProtocol):
     def _is_ordinary(self) -> bool:
         return (
             self._is_answered()
-            and self.parser.get_method() == b"GET"
             and self.parser.get_http_version() == "1.1"
             and not self._head_is_too_large()
             and not self._over_limit
@@ -330,8 +356,52 @@ class Protocol(HttpToolsProtocol):
         if answer is None:
             return False
         self._began_ns = began_ns
-        self.transport.write(answer)
+        if isinstance(answer, bytes):
+            self.transport.write(answer)
+        else:
+            self.cycle = self._running = LateAnswer(asked, self._memory, began_ns)
+            self._memory = None
+            answer.add_done_callback(functools.partial(self._answer_late, lane, self.cycle))
         return True
+
+    def _take_the_lane_to_write(self, asked: Asked) -> bool:
+        lane = self._edge.lane
+        changed = None if lane is None else lane.write(asked, self._body)
+        if lane is None or changed is None:
+            return False
+        self._write = None
+        self._body = b""
+        self.cycle = self._running = LateAnswer(asked, None, self._began_ns)
+        changed.add_done_callback(functools.partial(self._answer_late, lane, self.cycle))
+        return True
+
+    def _leave_the_lane(self) -> None:
+        """Let a write go the normal way after all, with what has come of its body."""
+        body, self._body = self._body, b""
+        self._write = None
+        self._begin_cycle()
+        if body:
+            super().on_body(body)
+
+    def _answer_late(
+        self,
+        lane: FastLane,
+        late: LateAnswer,
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+    ) -> None:
+        """Write what the lane answers now that the storage has answered, and go on."""
+        dated = self.server_state.default_headers
+        close = not late.keep_alive
+        answer = lane.answer_late(found, late.asked, dated, late.began_ns, close=close)
+        late.response_complete = True
+        if late.disconnected:
+            return
+        self.transport.write(answer)
+        if close:
+            self._linger()
+        self.on_response_complete()
+        if self.cycle is late and self._stage == _IDLE and not (close or self._half_closed):
+            self._memory = late.memory
 
     # --- the normal way ---------------------------------------------------------------------
 

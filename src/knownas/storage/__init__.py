@@ -50,7 +50,7 @@ class Storage(Protocol):
         """Return the whole profile. Raises as `identifiers` does."""
         ...
 
-    async def change_profile(
+    def change_profile(
         self,
         app: AppId,
         ref: ProfileRef,
@@ -58,8 +58,10 @@ class Storage(Protocol):
         *,
         now: int,
         create_as: ProfileId | None = None,
-    ) -> Profile:
+    ) -> Awaitable[Profile]:
         """Replace a profile by `change(profile)` in one transaction and return what is kept.
+
+        The write is begun at once, whether or not it is awaited.
 
         `change` is pure and quick: it may run in another thread, and more than once. What it
         raises is raised here, and nothing is written. A result equal to the profile writes

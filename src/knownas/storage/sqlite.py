@@ -154,7 +154,7 @@ class SqliteStorage:
             _, found = sqlite_profiles.settle(self._reader, app, ref)
         return found
 
-    async def change_profile(
+    def change_profile(
         self,
         app: AppId,
         ref: ProfileRef,
@@ -162,7 +162,7 @@ class SqliteStorage:
         *,
         now: int,
         create_as: ProfileId | None = None,
-    ) -> Profile:
+    ) -> asyncio.Future[Profile]:
         """See `Storage.change_profile`."""
 
         def work(connection: apsw.Connection) -> Profile:
@@ -184,7 +184,7 @@ class SqliteStorage:
                 sqlite_profiles.store(connection, app, number, before, after)
             return after
 
-        return await self._write(work)
+        return self._write(work)
 
     async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.delete_profile`."""
@@ -309,8 +309,10 @@ class SqliteStorage:
     def _connect(self) -> apsw.Connection:
         return sqlite_file.connect(self._path, self._vfs)
 
-    async def _write(self, work: Callable[[apsw.Connection], T], *, erases: bool = False) -> T:
-        return await self._writer.run(work, erases=erases)
+    def _write(
+        self, work: Callable[[apsw.Connection], T], *, erases: bool = False
+    ) -> asyncio.Future[T]:
+        return self._writer.run(work, erases=erases)
 
     async def _read_aside(self, read: Callable[[apsw.Connection], T]) -> T:
         """Run a read that may take long in another thread, on a connection of its own."""

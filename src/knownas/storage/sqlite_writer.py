@@ -66,16 +66,19 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="knownas-writer", daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[apsw.Connection], T], *, erases: bool = False) -> T:
-        """Run `work` inside the next transaction and return its result once that is durable.
+    def run(
+        self, work: Callable[[apsw.Connection], T], *, erases: bool = False
+    ) -> asyncio.Future[T]:
+        """Have `work` run inside the next transaction; its result is there once that is durable.
 
         It is run again, from the beginning, where a neighbour failed halfway.
 
         On a full disk only what `erases` is still done, alone, out of the reserve.
 
-        What `work` raises is raised here, and undone without harm to its neighbours. Cancelling
-        the caller does not cancel the write. Raises ServiceUnavailable when the commit fails,
-        too many writes wait already, or the writer is closed.
+        What `work` raises is the future's exception, and undone without harm to its neighbours;
+        when the commit fails, it is ServiceUnavailable. Cancelling the future does not cancel
+        the write. Raises ServiceUnavailable when too many writes wait already, or the writer is
+        closed.
         """
         if self._closed:
             raise ServiceUnavailable("The server is stopping; send the same request again.")
@@ -89,8 +92,7 @@ class GroupCommit:
         write = _Write(work, erases, loop.create_future())
         self._this_turn.append(write)
         self._waiting += 1
-        result: T = await write.future
-        return result
+        return write.future
 
     def hand_over(self) -> None:
         """Give the writes of this turn to the thread."""
