@@ -23,6 +23,7 @@ from knownas import demo
 from knownas.model import NO_IDENTIFIERS, Profile
 from knownas.storage import migrate
 from knownas.storage.sqlite import SqliteStorage
+from knownas.storage.sqlite_file import PAGE_BYTES
 
 MAX_TARGETS: Final = 100_000
 """Profiles that a load asks for, at most; drawn evenly from all."""
@@ -156,13 +157,14 @@ def _checkpoint(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", "-reserve"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _fingerprint() -> str:
     """Return a digest of what decides how a database is made."""
     digest = hashlib.sha256(Path(demo.__file__).read_bytes())
+    digest.update(b"%d" % PAGE_BYTES)
     for step in migrate.available("sqlite"):
         digest.update(step.sql.encode())
     return digest.hexdigest()

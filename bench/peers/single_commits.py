@@ -1,17 +1,30 @@
-"""Our server, but with a writer that gives each write a transaction of its own.
+"""Our server, but with the usual writer: a transaction for each write, SQLite's own checkpoints.
 
-Everything else is the same, so the difference is what group commit gains.
+Everything else is the same, so the difference is what group commit and the background
+checkpoints gain.
 """
 
 import contextlib
+from typing import Any, Final
 from unittest import mock
+
+import apsw
 
 from knownas import cli
 from knownas.storage import sqlite, sqlite_writer
 
+SQLITES_OWN_PAGES: Final = 1_000
+"""After so many pages SQLite makes a checkpoint of itself, where nobody says otherwise."""
+
 
 class SingleCommit(sqlite_writer.GroupCommit):
     """Commits and answers each write before it takes the next."""
+
+    def __init__(self, connection: apsw.Connection, *others: Any) -> None:  # noqa: ANN401 - whatever it takes
+        """Take over the writer's connection."""
+        super().__init__(connection, *others)
+        connection.set_wal_hook(None)
+        connection.execute(f"PRAGMA wal_autocheckpoint = {SQLITES_OWN_PAGES}").fetchall()
 
     def _run(self) -> None:
         while (turn := self._inbox.get()) is not None:
@@ -19,7 +32,6 @@ class SingleCommit(sqlite_writer.GroupCommit):
                 answers = list(zip([write], self._commit([write]), strict=True))
                 with contextlib.suppress(RuntimeError):  # the loop is gone, and whoever waited
                     write.future.get_loop().call_soon_threadsafe(self._settle, answers)
-                self._checkpoints.between_groups()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import pytest
 from knownas.model import AppId, Profile, ProfileId, ProfileRef, merge_identifiers
 from knownas.storage import sqlite_checkpoint
 from knownas.storage.sqlite import SqliteStorage
+from knownas.storage.sqlite_file import PAGE_BYTES
 
-PAGE = 4096 + 24
+PAGE = PAGE_BYTES + 24
 """Bytes of a page in the log."""
 
 DISK_SECONDS = 0.3

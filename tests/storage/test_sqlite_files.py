@@ -16,8 +16,9 @@ from knownas.keys import digest
 from knownas.model import NO_IDENTIFIERS, ApiKey, Profile, ProfileId
 from knownas.storage.sqlite import SqliteStorage
 from knownas.storage.sqlite_check import CHECKS
+from knownas.storage.sqlite_file import PAGE_BYTES
 
-PAGE = 4_096
+PAGE = PAGE_BYTES
 UUIDS = [ProfileId(f"aaaaaaaa-bbbb-4ccc-8ddd-{number:012}") for number in range(3)]
 PROFILE = Profile(UUIDS[0], "a", ("v", None, None, "w", *NO_IDENTIFIERS[4:]), (), 1, 1)
 OPENERS = 8

@@ -17,7 +17,7 @@ from typing import Final
 import apsw
 
 PASS_PAGES: Final = 4_000
-"""So many pages more in the log are worth a pass of the thread: 16 MiB."""
+"""So many pages more in the log are worth a pass of the thread: 8 MiB."""
 
 LONG_PAGES: Final = 4_000
 """A log of so many pages is made to begin anew, plus what is written meanwhile."""

@@ -15,11 +15,19 @@ BUSY_TIMEOUT_MS: Final = 5_000
 
 BUSY_POLL_SECONDS: Final = 0.0003
 
+PAGE_BYTES: Final = 2_048
+"""A write changes some ten pages at random places, each of which goes to the disk twice."""
+
 PRAGMAS: Final = """
 PRAGMA synchronous = FULL;
 PRAGMA wal_autocheckpoint = 0;
 PRAGMA trusted_schema = OFF;
 PRAGMA mmap_size = 0x1000000000000;
+"""
+
+_NEW_FILE: Final = f"""
+PRAGMA page_size = {PAGE_BYTES};
+PRAGMA journal_mode = WAL;
 """
 
 _MIGRATIONS_TABLE: Final = """
@@ -76,7 +84,7 @@ def migrate_to_newest(connection: apsw.Connection) -> list[str]:
 
 
 def _use_wal(connection: apsw.Connection) -> None:
-    """Put the file into WAL mode, for good.
+    """Put the file into WAL mode, for good; one without content gets our page size.
 
     Of several processes that first open a file at once, SQLite tells some that it is busy
     without any waiting, so the waiting is done here.
@@ -84,7 +92,7 @@ def _use_wal(connection: apsw.Connection) -> None:
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1_000
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            connection.execute(_NEW_FILE).fetchall()
         except apsw.BusyError:
             if time.monotonic() > deadline:
                 raise
