@@ -7,6 +7,7 @@ import socket
 import string
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ import httpx2
 import msgspec
 import pytest
 
+import postgres
 from knownas import bootstrap
 from knownas.registry import Registry
 
@@ -104,7 +106,10 @@ def free_port() -> int:
 
 def start(database: str, port: int, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
     """Start `knownas serve` and return when it is ready."""
-    log = Path(database.removeprefix("sqlite:///")).with_suffix(".log").open("ab")
+    file = Path(tempfile.gettempdir(), f"knownas-tests-{port}")
+    if database.startswith("sqlite:///"):
+        file = Path(database.removeprefix("sqlite:///"))
+    log = file.with_suffix(".log").open("ab")
     environment = {**os.environ, "KNOWNAS_DATABASE": database, "KNOWNAS_ACCESS_LOG": "off"}
     process = subprocess.Popen(
         [sys.executable, "-m", "knownas", "serve", "--port", str(port), *arguments],
@@ -201,6 +206,14 @@ def sealed(body: str) -> str:
     return body + checksum
 
 
+def stored(database: str) -> bytes:
+    """Return all that is in a database, in whatever form: its files, or a dump."""
+    if not database.startswith("sqlite:///"):
+        return postgres.dump(database)
+    path = Path(database.removeprefix("sqlite:///"))
+    return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+
+
 def error_code(answer: httpx2.Response) -> tuple[int, str]:
     """Return an error's status and code."""
     return answer.status_code, answer.json()["error_code"]
@@ -218,10 +231,47 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def pytest_report_header() -> str:
+    """Say on which PostgreSQL server the tests run."""
+    if os.environ.get(postgres.DSN_VARIABLE):
+        return f"PostgreSQL: the server that {postgres.DSN_VARIABLE} names"
+    return f"PostgreSQL: servers of the tests' own; {postgres.DSN_VARIABLE} names no other"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the HTTP tests of a module on each database that its `DATABASES` names."""
+    databases = getattr(metafunc.module, "DATABASES", None)
+    if databases is not None and "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", databases, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """Give the URL of a PostgreSQL server that is there for the whole run, and never fails."""
+    if given := os.environ.get(postgres.DSN_VARIABLE):
+        yield given
+        return
+    with postgres.cluster(*postgres.FAST) as cluster:
+        yield cluster.url
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Give the URL of a fresh database, SQLite where `DATABASES` says nothing else."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('server')}/knownas.db"
+        return
+    server_url = request.getfixturevalue("postgres_url")
+    url = postgres.new_database(server_url)
+    yield url
+    postgres.drop_database(server_url, url)
+
+
+@pytest.fixture(scope="module")
+def server(database: str) -> Iterator[Server]:
     """Give a running server on a fresh database."""
-    database = f"sqlite:///{tmp_path_factory.mktemp('server')}/knownas.db"
     port = free_port()
     process = start(database, port, KNOWNAS_METRICS_TOKEN="metrics-token")  # noqa: S106 - a test's own
     key, public_key = (

@@ -4,22 +4,23 @@ import functools
 import inspect
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Final
 
 import pytest
 
+import postgres
 from knownas.model import App, AppId, Identifiers, ProfileRef
 from knownas.storage import Storage
+from knownas.storage.postgres import PostgresStorage
 from knownas.storage.sqlite import SqliteStorage
 
 Open = Callable[[], Awaitable[Storage]]
 """Opens one database, the same at each call."""
 
 
-def sqlite(folder: Path) -> Open:
-    """Return what opens a fresh SQLite file in `folder`."""
-    path = folder / f"{uuid.uuid4()}.db"
+def sqlite(request: pytest.FixtureRequest) -> Open:
+    """Return what opens a fresh SQLite file."""
+    path = request.getfixturevalue("tmp_path") / f"{uuid.uuid4()}.db"
 
     async def open_storage() -> Storage:
         return SqliteStorage(str(path))
@@ -27,7 +28,22 @@ def sqlite(folder: Path) -> Open:
     return open_storage
 
 
-BACKENDS: Final[dict[str, Callable[[Path], Open]]] = {"sqlite": sqlite}
+def postgresql(request: pytest.FixtureRequest) -> Open:
+    """Return what opens a fresh PostgreSQL database."""
+    server_url = request.getfixturevalue("postgres_url")
+    url = postgres.new_database(server_url)
+    request.addfinalizer(functools.partial(postgres.drop_database, server_url, url))
+
+    async def open_storage() -> Storage:
+        return PostgresStorage(url)
+
+    return open_storage
+
+
+BACKENDS: Final[dict[str, Callable[[pytest.FixtureRequest], Open]]] = {
+    "sqlite": sqlite,
+    "postgresql": postgresql,
+}
 
 
 async def identifiers(storage: Storage, app: AppId, ref: ProfileRef) -> Identifiers:
@@ -37,9 +53,9 @@ async def identifiers(storage: Storage, app: AppId, ref: ProfileRef) -> Identifi
 
 
 @pytest.fixture(params=BACKENDS)
-def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Open]:
+def new_database(request: pytest.FixtureRequest) -> Callable[[], Open]:
     """Give what makes a fresh database at each call."""
-    return functools.partial(BACKENDS[request.param], tmp_path)
+    return functools.partial(BACKENDS[request.param], request)
 
 
 @pytest.fixture

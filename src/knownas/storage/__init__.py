@@ -61,11 +61,12 @@ class Storage(Protocol):
     ) -> Awaitable[Profile]:
         """Replace a profile by `change(profile)` in one transaction and return what is kept.
 
-        The write is begun at once, whether or not it is awaited.
+        The caller awaits it, or makes a future of it, at once.
 
-        `change` is pure and quick: it may run in another thread, and more than once. What it
-        raises is raised here, and nothing is written. A result equal to the profile writes
-        nothing; else `updated_at` becomes `now`, or stays if that is earlier: it never goes back.
+        `change` is pure and quick: it may run in another thread, and more than once. It leaves
+        the ids as they are. What it raises is raised here, and nothing is written. A result
+        equal to the profile writes nothing; else `updated_at` becomes `now`, or stays if that
+        is earlier: it never goes back.
 
         `create_as` None: the profile must exist; raises as `identifiers` does. Otherwise a
         profile that `ref` does not find is created, with the id of `ref` or else `create_as`,

@@ -21,6 +21,11 @@ class Migration(NamedTuple):
     sql: str
     checksum: str
 
+    @property
+    def full_name(self) -> str:
+        """The name of its file, without the ending."""
+        return f"{self.version:04}_{self.name}"
+
 
 def available(dialect: str) -> list[Migration]:
     """Return all steps that this program knows for a dialect, in order."""

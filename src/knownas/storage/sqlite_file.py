@@ -39,6 +39,9 @@ CREATE TABLE IF NOT EXISTS schema_version (
 ) STRICT
 """
 
+_HAS_MIGRATIONS: Final = "SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'"
+_APPLIED: Final = "SELECT version, checksum FROM schema_version"
+
 
 def connect(path: str, vfs: str | None = None) -> apsw.Connection:
     """Return a new connection to the file at `path`, with all that every connection needs."""
@@ -68,7 +71,7 @@ def migrate_to_newest(connection: apsw.Connection) -> list[str]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(_MIGRATIONS_TABLE)
-        applied = dict(connection.execute("SELECT version, checksum FROM schema_version"))
+        applied = dict(connection.execute(_APPLIED))
         todo = migrate.pending(steps, applied)
         for step in todo:
             connection.execute(step.sql)
@@ -80,7 +83,26 @@ def migrate_to_newest(connection: apsw.Connection) -> list[str]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-    return [f"{step.version:04}_{step.name}" for step in todo]
+    return [step.full_name for step in todo]
+
+
+def pending(path: str | None) -> list[str]:
+    """Return the names of the steps that opening the file would apply; `path` None has no file yet.
+
+    Nothing is changed. Raises StorageError when the file cannot be used, or does not go
+    together with this program.
+    """
+    applied: dict[int, str] = {}
+    if path is not None and Path(path).exists():
+        try:
+            connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+            if connection.execute(_HAS_MIGRATIONS).get:
+                applied = dict(connection.execute(_APPLIED))
+            connection.close()
+        except apsw.Error as error:
+            raise StorageError(f"{path}: {error}.") from error
+    return [step.full_name for step in migrate.pending(migrate.available("sqlite"), applied)]
 
 
 def _use_wal(connection: apsw.Connection) -> None:

@@ -4,18 +4,18 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import apsw
-import msgspec
 
 from knownas.errors import ProfileNotFound
 from knownas.model import (
     NO_IDENTIFIERS,
     AppId,
-    Attributes,
     Identifiers,
     Profile,
     ProfileId,
     ProfileRef,
 )
+from knownas.storage import rows
+from knownas.storage.rows import to_identifiers
 
 _IDENTIFIERS_BY_CUSTOMER: Final = """
 SELECT p.identifiers FROM customers c CROSS JOIN profiles p ON p.number = c.profile
@@ -66,10 +66,6 @@ _DELETE_IDENTIFIER: Final = """
 DELETE FROM identifiers WHERE app_id = ? AND kind = ? AND value = ? AND profile = ?
 """
 
-_decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
-_decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
-_encode = msgspec.json.Encoder().encode
-
 Row = tuple[Any, ...]
 
 
@@ -84,7 +80,7 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
     found = cursor.get
     if found is None:
         raise ProfileNotFound
-    return _to_identifiers(found)
+    return to_identifiers(found)
 
 
 def delete(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Profile:
@@ -221,27 +217,11 @@ def _to_row(app: AppId, profile: Profile) -> Row:
         app,
         _to_blob(profile.profile_id),
         profile.customer_user_id,
-        _from_identifiers(profile.identifiers),
-        _encode(profile.attributes).decode() if profile.attributes else None,
+        rows.from_identifiers(profile.identifiers),
+        rows.from_attributes(profile.attributes),
         profile.created_at,
         profile.updated_at,
     )
-
-
-def _from_identifiers(identifiers: Identifiers) -> str:
-    set_count = len(identifiers)
-    while set_count and identifiers[set_count - 1] is None:
-        set_count -= 1
-    return _encode(identifiers[:set_count]).decode()
-
-
-def _to_identifiers(text: str) -> Identifiers:
-    identifiers = _decode_identifiers(text)
-    return identifiers + NO_IDENTIFIERS[len(identifiers) :]
-
-
-def _to_attributes(text: str | None) -> Attributes:
-    return () if text is None else _decode_attributes(text)
 
 
 def _to_profile(row: Row) -> tuple[int, Profile]:
@@ -249,8 +229,8 @@ def _to_profile(row: Row) -> tuple[int, Profile]:
     return number, Profile(
         _to_profile_id(blob),
         customer,
-        _to_identifiers(identifiers),
-        _to_attributes(attributes),
+        to_identifiers(identifiers),
+        rows.to_attributes(attributes),
         created_at,
         updated_at,
     )

@@ -1,0 +1,271 @@
+"""Storage in PostgreSQL: for several servers, with standbys, on an engine that teams know.
+
+Nothing is kept between requests, neither here nor in a session of the database. The reads of
+one turn of the event loop share a query, and writes that come while a transaction is under way
+share the next one (`postgres_gather.py`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from knownas.errors import ServiceUnavailable, ValidationError
+from knownas.model import (
+    ApiKey,
+    App,
+    AppId,
+    Identifiers,
+    Profile,
+    ProfileId,
+    ProfileRef,
+)
+from knownas.storage import postgres_bulk, postgres_check, postgres_schema
+from knownas.storage import postgres_reads as reads
+from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
+from knownas.storage.postgres_gather import Gathering, Links
+from knownas.storage.postgres_link import Link, Target
+from knownas.storage.postgres_writes import MAX_TRIES, Write, write
+
+T = TypeVar("T")
+
+READERS: Final = 2
+"""Connections for reads: while one waits for its answer, the next reads can be sent."""
+WRITERS: Final = 1
+"""With one alone, what comes during a commit goes into the next, and nothing meets itself."""
+ASIDE: Final = 2
+"""Connections for all else, each made when it is needed."""
+
+_PING: Final = "SELECT 1 FROM schema_version"
+
+_COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = $1"
+
+_INSERT_APP: Final = """
+INSERT INTO apps (uuid, name, created_at) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO NOTHING RETURNING id
+"""
+_APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY created_at, id"
+_INSERT_KEY: Final = """
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (digest) DO NOTHING RETURNING id
+"""
+_EXPIRE_KEY: Final = """
+UPDATE api_keys SET expires_at = least(expires_at, $1) WHERE app_id = $2 AND id = $3
+"""
+_END_KEY: Final = """
+UPDATE api_keys SET ended_at = coalesce(ended_at, $1) WHERE app_id = $2 AND id = $3 RETURNING id
+"""
+
+
+class PostgresStorage:
+    """`knownas.storage.Storage` over a PostgreSQL database.
+
+    An object belongs to the first event loop that uses it.
+    """
+
+    def __init__(self, url: str, *, prepared: bool = True, seconds: float = 5.0) -> None:
+        """Bring the schema of the database at `url` up to date.
+
+        What is asked is answered, or fails with ServiceUnavailable, within `seconds`; only
+        what may have to read or write a whole app has no such limit. `prepared` False is for a
+        PgBouncer older than 1.21. Raises StorageError when the database cannot be used.
+        """
+        self._target = Target(url, prepared=prepared)
+        self._seconds = seconds
+        self.migrated = postgres_schema.migrate_to_newest(self._target, seconds=seconds)
+        """The names of the schema steps that this opening applied."""
+        self._readers = Links(self._target, READERS)
+        self._writers = Links(self._target, WRITERS)
+        self._identifiers: Gathering[reads.Question, Identifiers] = Gathering(
+            self._readers, reads.identifiers, seconds
+        )
+        self._profiles: Gathering[reads.Question, Profile] = Gathering(
+            self._readers, reads.profiles, seconds
+        )
+        self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, reads.keys, seconds)
+        self._pings: Gathering[None, None] = Gathering(self._readers, _ping, seconds)
+        self._writes: Gathering[Write, Profile] = Gathering(self._writers, write, seconds)
+        self._jobs: set[asyncio.Task[Any]] = set()
+        self._aside = asyncio.Semaphore(ASIDE)
+        self._closed = False
+
+    # --- profiles ---------------------------------------------------------------------------
+
+    def identifiers(self, app: AppId, ref: ProfileRef) -> Awaitable[Identifiers]:
+        """See `Storage.identifiers`."""
+        if ref.customer_user_id is None or ref.profile_id is None:
+            return self._identifiers.put((app, ref))
+        return self._identifiers_by_both(app, ref)
+
+    identifiers_in_turn = identifiers
+
+    async def _identifiers_by_both(self, app: AppId, ref: ProfileRef) -> Identifiers:
+        return (await self.profile(app, ref)).identifiers
+
+    async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """See `Storage.profile`."""
+        return await self._profiles.put((app, ref))
+
+    async def change_profile(
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        change: Callable[[Profile], Profile],
+        *,
+        now: int,
+        create_as: ProfileId | None = None,
+    ) -> Profile:
+        """See `Storage.change_profile`."""
+        return await self._writes.put(Write(app, ref, change, now, create_as))
+
+    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+        """See `Storage.delete_profile`."""
+        return await self._writes.put(Write(app, ref, None))
+
+    async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
+        """See `Storage.add_profiles`."""
+        brought = list(profiles)
+        return await self._do(lambda link: postgres_bulk.add(link, app, brought), long=True)
+
+    async def count_profiles(self, app: AppId) -> int:
+        """See `Storage.count_profiles`."""
+        rows = await self._do(lambda link: link.fetch(_COUNT_PROFILES, app), long=True)
+        return int(rows[0][0])
+
+    # --- apps and keys ------------------------------------------------------------------------
+
+    async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
+        """See `Storage.create_app`."""
+
+        async def job(link: Link) -> App:
+            async with link.transaction():
+                made = await link.fetch(_INSERT_APP, app_uuid, name, now)
+            if not made:
+                raise ValidationError("There is an app of this name already.", source="name")
+            return App(made[0][0], app_uuid, name, now)
+
+        return await self._do(job)
+
+    async def apps(self) -> list[App]:
+        """See `Storage.apps`."""
+        return [App(*row) for row in await self._do(lambda link: link.fetch(_APPS))]
+
+    async def delete_app(self, app: AppId) -> None:
+        """See `Storage.delete_app`."""
+        await self._do(lambda link: postgres_bulk.delete_app(link, app), long=True)
+
+    async def add_key(
+        self,
+        app: AppId,
+        key: ApiKey,
+        digest: bytes,
+        *,
+        replacing: str | None = None,
+        overlap_until: int = 0,
+    ) -> None:
+        """See `Storage.add_key`."""
+
+        async def job(link: Link) -> None:
+            times = (key.created_at, key.expires_at, key.ended_at)
+            async with link.transaction():
+                await postgres_bulk.refuse_deleted(link, app)
+                row = (digest, key.id, app, key.type, key.label, *times)
+                if not await link.fetch(_INSERT_KEY, *row):
+                    raise ValidationError("This key is in use here already.", source="key")
+                if replacing is not None:
+                    await link.fetch(_EXPIRE_KEY, overlap_until, app, replacing)
+
+        await self._do(job)
+
+    async def keys(self, app: AppId) -> list[ApiKey]:
+        """See `Storage.keys`."""
+        return await self._do(lambda link: reads.keys_of(link, app))
+
+    async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
+        """See `Storage.end_key`."""
+
+        async def job(link: Link) -> bool:
+            async with link.transaction():
+                return bool(await link.fetch(_END_KEY, at, app, key_id))
+
+        return await self._do(job)
+
+    async def key_by_digest(self, digest: bytes) -> ApiKey | None:
+        """See `Storage.key_by_digest`."""
+        return await self._keys.put(digest)
+
+    # --- the database itself --------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """See `Storage.ping`."""
+        await self._pings.put(None)
+
+    async def check(self) -> list[str]:
+        """See `Storage.check`."""
+        return await self._do(postgres_check.problems, long=True)
+
+    async def close(self) -> None:
+        """See `Storage.close`."""
+        self._closed = True
+        await self._readers.close()
+        await self._writers.close()
+        if self._jobs:
+            await asyncio.wait(self._jobs)
+
+    async def _do(self, job: Callable[[Link], Awaitable[T]], *, long: bool = False) -> T:
+        """Do what is rarely done, over a connection of its own.
+
+        Cancelling the caller does not cancel it. It is made anew when others were in its way.
+        """
+        if self._closed:
+            raise ServiceUnavailable("The server is stopping; send the same request again.")
+        task = asyncio.get_running_loop().create_task(self._do_aside(job, long=long))
+        self._jobs.add(task)
+        task.add_done_callback(self._done)
+        return await asyncio.shield(task)
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._jobs.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone
+
+    async def _do_aside(self, job: Callable[[Link], Awaitable[T]], *, long: bool) -> T:
+        loop = asyncio.get_running_loop()
+        link = Link(self._target)
+        link.deadline = loop.time() + self._seconds
+        end = loop.call_at(link.deadline, link.cut)
+        try:
+            async with asyncio.timeout_at(link.deadline):
+                await self._aside.acquire()
+            try:
+                await link.open()
+                if long:
+                    end.cancel()
+                return await _insist(link, job)
+            finally:
+                self._aside.release()
+        except asyncio.CancelledError:
+            link.cut()  # before asyncpg gets to cancel what the server is doing
+            raise
+        except Exception as error:
+            told = translated(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            end.cancel()
+            await link.close()
+
+
+async def _insist(link: Link, job: Callable[[Link], Awaitable[T]]) -> T:
+    for _ in range(MAX_TRIES):
+        try:
+            return await job(link)
+        except OUTRUN:
+            continue
+    raise Outrun
+
+
+async def _ping(link: Link, questions: list[None]) -> list[None]:
+    await link.fetch(_PING)
+    return questions

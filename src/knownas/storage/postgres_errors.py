@@ -1,0 +1,62 @@
+"""The one place where errors of asyncpg, and of the server behind it, become ours."""
+
+from typing import Final
+
+import asyncpg
+
+from knownas.errors import ServiceUnavailable
+
+
+class Outrun(Exception):
+    """Another transaction has changed what this one was based on."""
+
+
+OUTRUN: Final = (Outrun, asyncpg.TransactionRollbackError)
+"""Transactions were in each other's way: the same one may well succeed when it is repeated."""
+
+_PASSING = (
+    OSError,  # no way to the server, or none in time
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,  # the connection is closed
+    asyncpg.TargetServerAttributeNotMatched,  # of several servers none is the primary
+    asyncpg.InsufficientResourcesError,  # disk full, too many connections
+    asyncpg.OperatorInterventionError,  # it starts, or shuts down
+    asyncpg.PostgresSystemError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,  # it was a primary until just now
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+)
+
+
+def passes(error: BaseException) -> bool:
+    """Tell whether the same request may succeed later: nothing is wrong with the request."""
+    # What asyncpg cannot encode is an InterfaceError and a ValueError: the request's own fault.
+    return isinstance(error, _PASSING) and not isinstance(error, ValueError)
+
+
+def translated(error: BaseException) -> BaseException:
+    """Return ServiceUnavailable for what passes, each time a new one, else the error itself."""
+    if isinstance(error, ServiceUnavailable | Outrun) or passes(error):
+        unavailable = ServiceUnavailable(
+            "The database cannot be used for the moment; send the same request again."
+        )
+        unavailable.__cause__ = error
+        return unavailable
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """Return one line for an operator that says what is wrong, and holds no password."""
+    if isinstance(error, TimeoutError):
+        return "it does not answer in time"
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return "none of the hosts is as target_session_attrs says"
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error).partition("\n")[0].rstrip(".")
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be reached"
+    # The texts of these quote the URL.
+    return "the URL is not understood; in a password @ : / ? # and % must be percent-encoded"

@@ -1,0 +1,168 @@
+"""Reads of several profiles or keys at once, each by its key: functions on a link."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from knownas.errors import KnownasError, ProfileNotFound
+from knownas.model import ApiKey, App, AppId, Identifiers, Profile, ProfileId, ProfileRef
+from knownas.storage import rows
+from knownas.storage.postgres_link import Link
+
+_FIND_CUSTOMERS: Final = """
+SELECT a.number, c.profile_id
+FROM unnest($1::integer[], $2::text[]) WITH ORDINALITY AS a (app_id, customer_user_id, number)
+JOIN customers c ON c.app_id = a.app_id AND c.customer_user_id = a.customer_user_id
+"""
+_READ_IDENTIFIERS: Final = """
+SELECT a.number, p.customer_user_id, p.identifiers
+FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id, number)
+JOIN profiles p ON p.app_id = a.app_id AND p.profile_id = a.profile_id
+"""
+_READ_PROFILES: Final = """
+SELECT a.number, p.customer_user_id, p.identifiers, p.attributes, p.created_at, p.updated_at
+FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id, number)
+JOIN profiles p ON p.app_id = a.app_id AND p.profile_id = a.profile_id
+"""
+_LOCK_PROFILES: Final = f"""{_READ_PROFILES}
+ORDER BY p.app_id, p.profile_id FOR UPDATE OF p
+"""
+_KEY_COLUMNS: Final = (
+    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
+    " a.id, a.uuid, a.name, a.created_at"
+)
+_READ_KEYS: Final = f"""
+SELECT k.digest, {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+WHERE k.digest = any($1::bytea[])
+"""  # noqa: S608 - the columns are a constant
+_KEYS_OF_APP: Final = f"""
+SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+WHERE k.app_id = $1 ORDER BY k.created_at, k.id
+"""  # noqa: S608 - the columns are a constant
+
+Question = tuple[AppId, ProfileRef]
+CustomerKey = tuple[AppId, str]
+ProfileKey = tuple[AppId, ProfileId]
+
+
+async def identifiers(link: Link, questions: list[Question]) -> list[Identifiers | KnownasError]:
+    """Read the identifiers of profiles that are named by customer or by id, not by both.
+
+    By id it takes one statement, by customer a second one before it.
+    """
+    answers: list[Identifiers | KnownasError] = [ProfileNotFound() for _ in questions]
+    ids: list[Any] = [ref.profile_id for _, ref in questions]
+    by_customer = [at for at, profile_id in enumerate(ids) if profile_id is None]
+    if by_customer:
+        apps = [questions[at][0] for at in by_customer]
+        customers = [questions[at][1].customer_user_id for at in by_customer]
+        for number, profile_id in await link.fetch(_FIND_CUSTOMERS, apps, customers):
+            ids[by_customer[number - 1]] = profile_id
+    asked = [at for at, profile_id in enumerate(ids) if profile_id is not None]
+    if asked:
+        apps = [questions[at][0] for at in asked]
+        found = await link.fetch(_READ_IDENTIFIERS, apps, [ids[at] for at in asked])
+        for number, customer, text in found:
+            at = asked[number - 1]
+            # Between the two statements the profile may have become another customer's.
+            if questions[at][1].customer_user_id in {None, customer}:
+                answers[at] = rows.to_identifiers(text)
+    return answers
+
+
+async def profiles(link: Link, questions: list[Question]) -> list[Profile | KnownasError]:
+    """Read profiles, whole."""
+    by_customer = await customers_of(link, customer_keys(questions))
+    read = await profiles_of(link, {*by_customer.values(), *profile_keys(questions)})
+    answers: list[Profile | KnownasError] = []
+    for app, ref in questions:
+        try:
+            answers.append(ref.settle(*look_up(app, ref, by_customer, read)))
+        except KnownasError as error:
+            answers.append(error)
+    return answers
+
+
+def look_up(
+    app: AppId,
+    ref: ProfileRef,
+    customers: dict[CustomerKey, ProfileKey],
+    profiles: dict[ProfileKey, Profile],
+) -> tuple[Profile | None, Profile | None]:
+    """Return what the customer and what the profile id of `ref` find in what was read."""
+    by_customer = by_id = None
+    if ref.customer_user_id is not None:
+        key = customers.get((app, ref.customer_user_id))
+        by_customer = None if key is None else profiles.get(key)
+        if by_customer is not None and by_customer.customer_user_id != ref.customer_user_id:
+            by_customer = None  # it became another customer's between the two statements
+    if ref.profile_id is not None:
+        by_id = profiles.get((app, ref.profile_id))
+    return by_customer, by_id
+
+
+def customer_keys(questions: Iterable[Question]) -> set[CustomerKey]:
+    """Return the customers that are named."""
+    return {
+        (app, ref.customer_user_id) for app, ref in questions if ref.customer_user_id is not None
+    }
+
+
+def profile_keys(questions: Iterable[Question]) -> set[ProfileKey]:
+    """Return the profiles that are named by their id."""
+    return {(app, ref.profile_id) for app, ref in questions if ref.profile_id is not None}
+
+
+async def customers_of(link: Link, keys: set[CustomerKey]) -> dict[CustomerKey, ProfileKey]:
+    """Return where customers lead; one that is not there is left out."""
+    if not keys:
+        return {}
+    listed = sorted(keys)
+    found = await link.fetch(_FIND_CUSTOMERS, *columns(listed))
+    return {
+        listed[number - 1]: (listed[number - 1][0], ProfileId(str(profile_id)))
+        for number, profile_id in found
+    }
+
+
+async def profiles_of(
+    link: Link, keys: set[ProfileKey], *, lock: bool = False
+) -> dict[ProfileKey, Profile]:
+    """Return profiles by their keys, locked in the order of these if `lock` says so."""
+    if not keys:
+        return {}
+    listed = sorted(keys)
+    statement = _LOCK_PROFILES if lock else _READ_PROFILES
+    found = await link.fetch(statement, *columns(listed))
+    return {
+        listed[number - 1]: Profile(
+            listed[number - 1][1],
+            customer,
+            rows.to_identifiers(identifiers),
+            rows.to_attributes(attributes),
+            created_at,
+            updated_at,
+        )
+        for number, customer, identifiers, attributes, created_at, updated_at in found
+    }
+
+
+async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:
+    """Return the keys with these digests, live or not."""
+    found = {digest: to_key(row) for digest, *row in await link.fetch(_READ_KEYS, digests)}
+    return [found.get(digest) for digest in digests]
+
+
+async def keys_of(link: Link, app: AppId) -> list[ApiKey]:
+    """Return all keys of an app, oldest first."""
+    return [to_key(row) for row in await link.fetch(_KEYS_OF_APP, app)]
+
+
+def to_key(row: Iterable[Any]) -> ApiKey:
+    """Return the key that stands in a row of `_KEY_COLUMNS`."""
+    key_id, key_type, label, created_at, expires_at, ended_at, *app = row
+    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, ended_at)
+
+
+def columns(listed: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    """Return rows as `unnest` takes them: a list for each column. There must be a row."""
+    return [list(column) for column in zip(*listed, strict=True)]

