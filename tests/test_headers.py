@@ -23,6 +23,8 @@ from conftest import (
     sources,
 )
 
+DATABASES = ("sqlite", "postgresql")
+
 CUSTOMER, PROFILE, SDK_PROFILE = (
     "adapty-customer-user-id",
     "adapty-profile-id",

@@ -10,6 +10,8 @@ import yaml
 from conftest import IDENTIFIERS_PATH, PROFILE_PATH, SDK_PATH, Server
 from knownas.model import KINDS
 
+DATABASES = ("sqlite", "postgresql")
+
 SEED = Path(__file__).parent / "seed.txt"
 
 

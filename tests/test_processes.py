@@ -8,6 +8,8 @@ import msgspec
 
 from conftest import IDENTIFIERS_PATH, PROFILE_PATH, Server, free_port, knownas, start, stop
 
+DATABASES = ("sqlite", "postgresql")
+
 
 def test_two_processes_share_one_file(server: Server) -> None:
     """A write through one process is read through the other at once."""

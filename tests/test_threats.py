@@ -42,6 +42,8 @@ from knownas.http.app import ROUTES
 from knownas.model import KINDS
 from knownas.registry import Registry
 
+DATABASES = ("sqlite", "postgresql")
+
 ID, ABSENT_ID = (f"0000000{digit}-aaaa-4bbb-8ccc-000000000000" for digit in "19")
 SDK_BODY = {"data": {"profile_id": ID, "branch_id": "changed"}}
 ATTRIBUTES = {"custom_attributes": [{"key": "k", "value": "changed"}]}

@@ -2,37 +2,79 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from knownas import logs
 from knownas.http.app import Application, create_app
 from knownas.metrics import SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings, SettingsError
-from knownas.storage import Storage
+from knownas.storage import Storage, sqlite_file
 from knownas.storage.sqlite import SqliteStorage
 
+TEMPORARY: Final = "sqlite://"
+"""The URL of a database that is gone when it is closed."""
 
-def open_storage(url: str, *, create: bool = True) -> Storage:
-    """Open the database that a URL names: `sqlite:///path`, or `sqlite://` for a temporary one.
 
-    A file that is not there is made if `create` says so. Raises SettingsError for any other
-    URL, StorageError when the database cannot be opened.
+def open_storage(
+    url: str, *, create: bool = True, prepared: bool = True, seconds: float = 5.0
+) -> Storage:
+    """Open the database that a URL names.
+
+    It is `sqlite:///path`, `sqlite://` for a temporary one, or `postgresql://…`. A file that is
+    not there is made if `create` says so. `prepared` and `seconds` are for PostgreSQL, see
+    `PostgresStorage`. Raises SettingsError for any other URL, StorageError when the database
+    cannot be opened.
     """
-    if url == "sqlite://":
+    if url == TEMPORARY:
         return SqliteStorage(None)
+    if _is_postgres(url):
+        # Not imported by a server over SQLite.
+        from knownas.storage.postgres import PostgresStorage  # noqa: PLC0415 - as just said
+
+        return PostgresStorage(url, prepared=prepared, seconds=seconds)
+    return SqliteStorage(_file(url), create=create)
+
+
+def pending_migrations(settings: Settings) -> list[str]:
+    """Return the schema steps that opening the database would apply, and apply none.
+
+    Raises as `open_storage`; a file that is not there would get them all.
+    """
+    url = settings.database
+    if _is_postgres(url):
+        from knownas.storage import postgres_schema  # noqa: PLC0415 - as in open_storage
+        from knownas.storage.postgres_link import Target  # noqa: PLC0415 - as there
+
+        target = Target(url, prepared=settings.prepared)
+        return postgres_schema.pending(target, seconds=settings.database_seconds)
+    return sqlite_file.pending(None if url == TEMPORARY else _file(url))
+
+
+def _is_postgres(url: str) -> bool:
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def _file(url: str) -> str:
     path = url.removeprefix("sqlite:///")
     if path == url or not path:
         # The URL is not shown: that of another kind of database may hold a password.
         raise SettingsError(
-            "The database must be sqlite:///path, or sqlite:// for a temporary one."
+            "The database must be sqlite:///path, sqlite:// for a temporary one, or "
+            "postgresql://user@host/name."
         )
-    return SqliteStorage(path, create=create)
+    return path
 
 
 def open_registry(settings: Settings, *, create: bool = True) -> Registry:
     """Open the registry over the database of `settings`; raises as `open_storage`."""
     return Registry(
-        open_storage(settings.database, create=create),
+        open_storage(
+            settings.database,
+            create=create,
+            prepared=settings.prepared,
+            seconds=settings.database_seconds,
+        ),
         auto_create_profiles=settings.auto_create_profiles,
     )
 

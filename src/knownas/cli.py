@@ -13,7 +13,7 @@ import msgspec
 import uvloop
 
 from knownas import bootstrap, load, settings
-from knownas.errors import KnownasError
+from knownas.errors import KnownasError, ValidationError
 from knownas.http import server
 from knownas.keys import KeyType
 from knownas.model import (
@@ -50,7 +50,9 @@ def cli() -> None:
 
 def _database_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--database", metavar="URL", help="sqlite:///path; default: KNOWNAS_DATABASE."
+        "--database",
+        metavar="URL",
+        help="sqlite:///path or postgresql://…; default: KNOWNAS_DATABASE.",
     )(command)
 
 
@@ -126,7 +128,7 @@ def _telling_errors(action: Callable[[], None]) -> None:
 def serve(host: str, port: int, descriptor: int | None, workers: int, database: str | None) -> None:
     """Serve the API; on an empty database, make the app `default` and show its key once."""
     loaded = _load_settings(database)
-    if workers > 1 and loaded.database == "sqlite://":
+    if workers > 1 and loaded.database == bootstrap.TEMPORARY:
         raise _Failure("--workers: a temporary database (sqlite://) serves one process only.")
     place = f"{host}:{port}" if descriptor is None else f"the inherited socket {descriptor}"
     try:
@@ -138,8 +140,7 @@ def serve(host: str, port: int, descriptor: int | None, workers: int, database: 
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def run() -> None:
-        registry = bootstrap.open_registry(loaded)
-        asyncio.run(_welcome(registry, url))
+        temporary = asyncio.run(_first_start(loaded, url))
         click.echo(f"knownas listens on {url}", err=True)
         serve_app = functools.partial(
             server.run,
@@ -149,20 +150,37 @@ def serve(host: str, port: int, descriptor: int | None, workers: int, database: 
             max_connections=loaded.max_connections,
         )
         if workers == 1:
-            serve_app(functools.partial(bootstrap.make_app, loaded, registry))
+            serve_app(functools.partial(bootstrap.make_app, loaded, temporary))
             return
-        asyncio.run(registry.close())  # each process opens the database for itself
         with bootstrap.shared_memory(workers) as shared:
             serve_app(functools.partial(bootstrap.make_app, loaded, shared=shared))
 
     _telling_errors(run)
 
 
+async def _first_start(loaded: settings.Settings, url: str) -> Registry | None:
+    """Make what the first start makes; return the registry only of a temporary database.
+
+    Any other is opened again by each process that serves, in an event loop of its own.
+    """
+    registry = bootstrap.open_registry(loaded)
+    is_temporary = loaded.database == bootstrap.TEMPORARY
+    try:
+        await _welcome(registry, url)
+    finally:
+        if not is_temporary:
+            await registry.close()
+    return registry if is_temporary else None
+
+
 async def _welcome(registry: Registry, url: str) -> None:
     """On an empty database, make the first app and show its key."""
     if await registry.apps():
         return
-    app = await registry.create_app("default")
+    try:
+        app = await registry.create_app("default")
+    except ValidationError:  # another server, which started at the same time, has made it
+        return
     key, _ = await registry.create_key(app, "secret", label="first start")
     path = f"{url}/api/v2/server-side-api"
     click.echo(f"""
@@ -568,16 +586,21 @@ def _load_lines(report: load.Report) -> str:
 
 
 @cli.command()
+@click.option("--dry-run", is_flag=True, help="Change nothing; name what would be done.")
 @_json_option
 @_database_option
-def migrate(*, database: str | None, as_json: bool) -> None:
+def migrate(*, database: str | None, dry_run: bool, as_json: bool) -> None:
     """Bring the database to this program's schema, and say what was done."""
     loaded = _load_settings(database)
 
     def run() -> None:
-        storage = bootstrap.open_storage(loaded.database)
-        asyncio.run(storage.close())
-        done = storage.migrated
+        if dry_run:
+            todo = bootstrap.pending_migrations(loaded)
+            _print({"pending": todo}, as_json, "\n".join(todo) or "The schema is up to date.")
+            return
+        registry = bootstrap.open_registry(loaded)
+        asyncio.run(registry.close())
+        done = registry.storage.migrated
         _print({"applied": done}, as_json, "\n".join(done) or "The schema is up to date.")
 
     _telling_errors(run)

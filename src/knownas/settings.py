@@ -13,8 +13,8 @@ from msgspec import Meta
 
 PREFIX: Final = "KNOWNAS_"
 
-# Read by clients and by the documentation's examples, not by the server.
-_NOT_OURS: Final = frozenset({"KNOWNAS_URL", "KNOWNAS_KEY"})
+# Read by clients, by the documentation's examples and by the tests, not by the server.
+_NOT_OURS: Final = frozenset({"KNOWNAS_URL", "KNOWNAS_KEY", "KNOWNAS_TEST_DSN"})
 
 _SWITCHES: Final = {"on": True, "off": False}
 
@@ -27,6 +27,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator can choose. The names are those of the variables, in lower case."""
 
     database: Annotated[str, Meta(description="Where the data is.")] = "sqlite:///knownas.db"
+    database_seconds: Annotated[
+        int, Meta(ge=1, description="How long PostgreSQL may take for a request; then it gets 503.")
+    ] = 5
+    prepared: Annotated[
+        bool, Meta(description="Whether statements are prepared in PostgreSQL and held open.")
+    ] = True
     error_dialect: Annotated[
         Literal["schema", "example", "live"],
         Meta(description="The shape of error bodies: the wire contract, section 4."),
