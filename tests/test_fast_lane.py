@@ -7,6 +7,7 @@ date are injected.
 """
 
 import asyncio
+import functools
 import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 from uvicorn.server import ServerState
 
+import postgres
 from knownas.http import fast_lane
 from knownas.http.app import HOT_ROUTE, create_app
 from knownas.http.cycle import Cycle, LateAnswer
@@ -26,12 +28,16 @@ from knownas.http.server import _Config
 from knownas.model import Identifiers, Profile, ProfileId, ProfileRef
 from knownas.registry import Registry
 from knownas.settings import Settings
+from knownas.storage import Storage
+from knownas.storage.postgres import PostgresStorage
+from knownas.storage.postgres_gather import Gathering
 from knownas.storage.sqlite import SqliteStorage
 
 Dialect = Literal["schema", "example", "live"]
 
 SEED: Final = 20_261_124
 ANSWERS_A_DIALECT: Final = 7_000
+ANSWERS_OVER_A_NETWORK: Final = 3_000
 PLAIN: Final = 0.65
 LOOKALIKE: Final = 0.06
 WRITE: Final = 0.13
@@ -150,8 +156,9 @@ class Wire(asyncio.Transport):
 class Way:
     """One of the two ways: an application in one dialect, with or without the lane."""
 
-    def __init__(self, registry: Registry, dialect: Dialect, *, lane: bool) -> None:
+    def __init__(self, registry: Registry, dialect: Dialect, count: "Count", *, lane: bool) -> None:
         """Make what a process makes of itself when it starts."""
+        self._count = count
         self._random = random.Random(SEED)  # noqa: S311 - it has to repeat itself
         settings = Settings(
             error_dialect=dialect,
@@ -204,18 +211,20 @@ class Way:
             if not late and not self._server.tasks:
                 break
             waits = isinstance(cycle, Cycle) and cycle.more_body and not cycle.response_complete
-            turns_waiting = turns_waiting + 1 if waits and not protocol.pipeline else 0
+            waits = waits and not protocol.pipeline and not self._count.asked
+            turns_waiting = turns_waiting + 1 if waits else 0
             await asyncio.sleep(0)
 
 
 class Count:
-    """How often the lane was taken, and how often from memory."""
+    """How often the lane was taken, how often from memory, and what is asked of PostgreSQL."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Begin to count."""
-        self.lane = self.memory = self.writes = 0
+        self.lane = self.memory = self.writes = self.asked = 0
         self._from_memory = False
         answer, write, plain_value = FastLane.answer, FastLane.write, fast_lane.plain_value
+        put = Gathering.put
 
         def counted_answer(
             lane: FastLane, asked: Asked, value: bytes, dated: Headers, began_ns: int
@@ -239,17 +248,27 @@ class Count:
             self._from_memory = value is not None
             return value
 
+        def counted_put(gathering: Gathering[Any, Any], question: object) -> asyncio.Future[Any]:
+            future = put(gathering, question)
+            self.asked += 1
+            future.add_done_callback(self._answered)
+            return future
+
+        monkeypatch.setattr(Gathering, "put", counted_put)
         monkeypatch.setattr(FastLane, "answer", counted_answer)
         monkeypatch.setattr(FastLane, "write", counted_write)
         monkeypatch.setattr(fast_lane, "plain_value", counted_value)
 
+    def _answered(self, _future: object) -> None:
+        self.asked -= 1
+
 
 @asynccontextmanager
-async def filled_registry() -> AsyncIterator[Registry]:
-    """Give a registry over a database of its own; its content is always the same."""
+async def filled_registry(storage: Storage) -> AsyncIterator[Registry]:
+    """Give a registry over a fresh database; its content is always the same."""
     ids = random.Random(SEED)  # noqa: S311 - it has to repeat itself
     registry = Registry(
-        SqliteStorage(None),
+        storage,
         clock=lambda: 1_795_518_840_000,
         monotonic=lambda: 0.0,
         new_uuid=lambda: uuid.UUID(int=ids.getrandbits(128), version=4),
@@ -651,19 +670,42 @@ def shown(segments: list[bytes], upto: int) -> str:
     return "\n".join(repr(segment) for segment in segments[: upto + 1])
 
 
-@pytest.mark.parametrize("dialect", ["schema", "example", "live"])
-def test_both_ways_answer_the_same_bytes(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("database", "dialect", "answers"),
+    [
+        ("sqlite", "schema", ANSWERS_A_DIALECT),
+        ("sqlite", "example", ANSWERS_A_DIALECT),
+        ("sqlite", "live", ANSWERS_A_DIALECT),
+        ("postgresql", "schema", ANSWERS_OVER_A_NETWORK),
+    ],
+)
+def test_both_ways_answer_the_same_bytes(
+    database: str,
+    dialect: Dialect,
+    answers: int,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     """Over thousands of requests the lane answers byte for byte as the application does."""
     count = Count(monkeypatch)
     client = Client(SEED + len(dialect))
     answered = 0
 
+    def new_storage() -> Storage:
+        if database == "sqlite":
+            return SqliteStorage(None)
+        server_url = request.getfixturevalue("postgres_url")
+        url = postgres.new_database(server_url)
+        request.addfinalizer(functools.partial(postgres.drop_database, server_url, url))
+        return PostgresStorage(url)
+
     async def compare() -> None:
         nonlocal answered
-        async with filled_registry() as one, filled_registry() as other:
-            lane, normal = Way(one, dialect, lane=True), Way(other, dialect, lane=False)
+        async with filled_registry(new_storage()) as one, filled_registry(new_storage()) as other:
+            lane = Way(one, dialect, count, lane=True)
+            normal = Way(other, dialect, count, lane=False)
             turn = 0
-            while answered < ANSWERS_A_DIALECT:
+            while answered < answers:
                 turn += 1
                 for way in (lane, normal):
                     way.renew_date(DATES[turn // 50 % 2])
