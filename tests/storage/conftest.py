@@ -9,10 +9,12 @@ from typing import Final
 import pytest
 
 import postgres
-from knownas.model import App, AppId, Identifiers, ProfileRef
+from knownas.model import App, AppId, Identifiers, Profile, ProfileRef
 from knownas.storage import Storage
 from knownas.storage.postgres import PostgresStorage
 from knownas.storage.sqlite import SqliteStorage
+
+Change = Callable[[Profile], Profile]
 
 Open = Callable[[], Awaitable[Storage]]
 """Opens one database, the same at each call."""

@@ -31,6 +31,11 @@ _PASSING = (
 )
 
 
+NOT_UNDERSTOOD: Final = (
+    "the database's URL is not understood; in a password @ : / ? # and % must be percent-encoded"
+)
+
+
 def passes(error: BaseException) -> bool:
     """Tell whether the same request may succeed later: nothing is wrong with the request."""
     # What asyncpg cannot encode is an InterfaceError and a ValueError: the request's own fault.
@@ -58,5 +63,4 @@ def reason(error: BaseException) -> str:
         return str(error).partition("\n")[0].rstrip(".")
     if isinstance(error, OSError):
         return error.strerror or "it cannot be reached"
-    # The texts of these quote the URL.
-    return "the URL is not understood; in a password @ : / ? # and % must be percent-encoded"
+    return NOT_UNDERSTOOD  # the texts of these quote the URL

@@ -9,6 +9,7 @@ and what takes too long is cut off: the socket is closed, and the server finishe
 import asyncio
 import contextlib
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Final
@@ -17,12 +18,16 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from knownas.errors import ServiceUnavailable
+from knownas.storage import StorageError
+from knownas.storage.postgres_errors import NOT_UNDERSTOOD
 
 PLAN_SECONDS: Final = 60
 """How long a statement's plan is kept: one made for a small table would read a large one whole."""
 REFUSAL_SECONDS: Final = 0.1
 """How long after a failed attempt no other is made: a server that starts has enough to do."""
 CLOSING_SECONDS: Final = 1.0
+
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]*)(:[0-9]+)?")
 
 _LEAST_SECONDS: Final = 0.001
 
@@ -38,10 +43,16 @@ class Target:
     def __init__(self, url: str, *, prepared: bool = True) -> None:
         """Take a `postgresql://` URL; of several hosts the one that can be written is used.
 
-        Without `prepared` statements a PgBouncer older than 1.21 may stand in between.
+        Without `prepared` statements a PgBouncer older than 1.21 may stand in between. Raises
+        StorageError for what is no such URL.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise StorageError(NOT_UNDERSTOOD) from None
         credentials, at, hosts = parts.netloc.rpartition("@")
+        if not all(map(_HOST.fullmatch, hosts.split(","))):
+            raise StorageError(NOT_UNDERSTOOD)
         self._urls = [
             urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}"))
             for host in hosts.split(",")
