@@ -3,7 +3,7 @@
 import functools
 import inspect
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Final
 
 import pytest
@@ -12,7 +12,9 @@ import postgres
 from knownas.model import App, AppId, Identifiers, Profile, ProfileRef
 from knownas.storage import Storage
 from knownas.storage.postgres import PostgresStorage
+from knownas.storage.postgres_link import Link, Row
 from knownas.storage.sqlite import SqliteStorage
+from storage import sharding
 
 Change = Callable[[Profile], Profile]
 
@@ -52,6 +54,22 @@ async def identifiers(storage: Storage, app: AppId, ref: ProfileRef) -> Identifi
     """Return what the hot read returns, at once or later."""
     found = storage.identifiers(app, ref)
     return await found if inspect.isawaitable(found) else found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def statements_can_be_spread() -> Iterator[None]:
+    """Hold each statement that is sent to PostgreSQL to the rules of `sharding.py`."""
+    fetch, checked = Link.fetch, set[str]()
+
+    async def checked_fetch(link: Link, statement: str, *values: object) -> list[Row]:
+        if statement not in checked:
+            assert sharding.broken(statement) == [], statement
+            checked.add(statement)
+        return await fetch(link, statement, *values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Link, "fetch", checked_fetch)
+        yield
 
 
 @pytest.fixture(params=BACKENDS)
