@@ -106,7 +106,7 @@ class PostgresStorage:
         """See `Storage.profile`."""
         return await self._profiles.put((app, ref))
 
-    async def change_profile(
+    def change_profile(
         self,
         app: AppId,
         ref: ProfileRef,
@@ -114,9 +114,9 @@ class PostgresStorage:
         *,
         now: int,
         create_as: ProfileId | None = None,
-    ) -> Profile:
+    ) -> asyncio.Future[Profile]:
         """See `Storage.change_profile`."""
-        return await self._writes.put(Write(app, ref, change, now, create_as))
+        return self._writes.put(Write(app, ref, change, now, create_as))
 
     async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.delete_profile`."""
