@@ -75,7 +75,7 @@ class Target:
         All hosts are tried at once, since one that hangs would leave no time for the others.
         """
         if self._refusal is not None and time.monotonic() < self._refused_until:
-            raise self._refusal
+            raise self._refusal.with_traceback(None)  # else it would grow each time
         try:
             connection = await _first(self._connect_to(url, seconds) for url in self._urls)
         except Exception as error:

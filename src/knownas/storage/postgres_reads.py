@@ -49,7 +49,7 @@ async def identifiers(link: Link, questions: list[Question]) -> list[Identifiers
 
     By id it takes one statement, by customer a second one before it.
     """
-    answers: list[Identifiers | KnownasError] = [ProfileNotFound() for _ in questions]
+    answers: list[Identifiers | None] = [None] * len(questions)
     ids: list[Any] = [ref.profile_id for _, ref in questions]
     by_customer = [at for at, profile_id in enumerate(ids) if profile_id is None]
     if by_customer:
@@ -66,7 +66,7 @@ async def identifiers(link: Link, questions: list[Question]) -> list[Identifiers
             # Between the two statements the profile may have become another customer's.
             if questions[at][1].customer_user_id in {None, customer}:
                 answers[at] = rows.to_identifiers(text)
-    return answers
+    return [ProfileNotFound() if answer is None else answer for answer in answers]
 
 
 async def profiles(link: Link, questions: list[Question]) -> list[Profile | KnownasError]:
