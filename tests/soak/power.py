@@ -6,7 +6,7 @@ any two operations. What is then found on the disk is, file by file:
 
 - of each sector any content that it had since the last sync, that at the last sync included:
   unsynced writes are lost, reordered across sectors, and torn at the sectors' edges;
-- any length that the file had since then;
+- any length that the file had since then; a truncation frees sectors, it does not write them;
 - of each directory entry the new or the old one, until the directory is synced: a file that is
   new may vanish with all its content, a file that was deleted may be there again.
 
@@ -19,6 +19,7 @@ cut leaves: SQLite makes it anew when no process has the database open.
 """
 
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -49,9 +50,9 @@ class _Content:
         self.unsynced: list[_Write | _Truncation] = []
 
     def sync(self) -> None:
-        for step in self.unsynced:
+        steps, self.unsynced = self.unsynced, []
+        for step in steps:
             _apply(self.synced, step)
-        self.unsynced.clear()
 
     def after_a_cut(self, dice: random.Random, sector: int) -> bytes:
         """Return what of it a cut leaves."""
@@ -64,10 +65,9 @@ class _Content:
         for step in self.unsynced:
             _apply(live, step)
             sizes.append(len(live))
-            if isinstance(step, _Write):
-                first, last = step.offset // sector, (step.offset + len(step.data) - 1) // sector
-            else:
-                first, last = step.size // sector, max(sizes) // sector
+            if isinstance(step, _Truncation):
+                continue  # it changes the length, as a whole or not at all, and no sector
+            first, last = step.offset // sector, (step.offset + len(step.data) - 1) // sector
             for number in range(first, last + 1):
                 if dice.random() < survival:
                     found[number] = bytes(live[number * sector : (number + 1) * sector])
@@ -101,6 +101,8 @@ class Disk:
         """
         self.folder = folder
         self.before_each = before_each
+        self.lock = threading.RLock()
+        """Held while the record changes: connections of several threads write and sync at once."""
         self._entries: dict[str, _Content] = {}
         for path in folder.iterdir():
             if not path.name.endswith("-shm"):
@@ -113,33 +115,38 @@ class Disk:
         """Return the content of a file, which is made if it is not there."""
         if name not in self._entries:
             self.before_each("create", kind_of(name))
-            self._enter(name, _Content())
-        return self._entries[name]
+        with self.lock:
+            if name not in self._entries:
+                self._enter(name, _Content())
+            return self._entries[name]
 
     def delete(self, name: str, *, sync: bool) -> None:
         """Delete a file."""
         self.before_each("delete", kind_of(name))
-        if name in self._entries:
-            self._enter(name, None)
-        if sync:
-            self.sync_entries()
+        with self.lock:
+            if name in self._entries:
+                self._enter(name, None)
+            if sync:
+                self.sync_entries()
 
     def sync_entries(self) -> None:
         """Make durable which files there are."""
-        self._synced_entries = dict(self._entries)
-        self._unsynced_entries.clear()
+        with self.lock:
+            self._synced_entries = dict(self._entries)
+            self._unsynced_entries.clear()
 
     def after_a_cut(self, dice: random.Random, sector: int) -> dict[str, bytes]:
         """Return the files that a cut now would leave."""
-        entries = dict(self._synced_entries)
-        survival = dice.choice((0.0, 0.5, 1.0))
-        for name, content in self._unsynced_entries:
-            if dice.random() < survival:
-                if content is None:
-                    entries.pop(name, None)
-                else:
-                    entries[name] = content
-        return {name: content.after_a_cut(dice, sector) for name, content in entries.items()}
+        with self.lock:
+            entries = dict(self._synced_entries)
+            survival = dice.choice((0.0, 0.5, 1.0))
+            for name, content in self._unsynced_entries:
+                if dice.random() < survival:
+                    if content is None:
+                        entries.pop(name, None)
+                    else:
+                        entries[name] = content
+            return {name: content.after_a_cut(dice, sector) for name, content in entries.items()}
 
     def _enter(self, name: str, content: _Content | None) -> None:
         if content is None:
@@ -194,16 +201,19 @@ class _File(apsw.VFSFile):
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         self._disk.before_each("write", self._kind)
         super().xWrite(data, offset)
-        self._content.unsynced.append(_Write(offset, bytes(data)))
+        with self._disk.lock:
+            self._content.unsynced.append(_Write(offset, bytes(data)))
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
         self._disk.before_each("truncate", self._kind)
         super().xTruncate(newsize)
-        self._content.unsynced.append(_Truncation(newsize))
+        with self._disk.lock:
+            self._content.unsynced.append(_Truncation(newsize))
 
     def xSync(self, _flags: int) -> None:  # noqa: N802 - SQLite's name
         self._disk.before_each("sync", self._kind)
-        self._content.sync()
+        with self._disk.lock:
+            self._content.sync()
         if self._syncs_entries:
             self._disk.before_each("sync", "entries")
             self._syncs_entries = False
