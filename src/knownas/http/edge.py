@@ -10,11 +10,10 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
 from knownas.http import wire
-from knownas.http.fast_lane import FastLane
+from knownas.http.fast_lane import FastLane, raw_answer
 from knownas.metrics import UNKNOWN_ROUTE
 
 if TYPE_CHECKING:
@@ -87,8 +86,7 @@ class Edge:
         if error.retry_after is not None:
             lines.append((b"retry-after", b"%d" % error.retry_after))
         self.metrics.count("other", UNKNOWN_ROUTE, status, 0)
-        text = [STATUS_LINE[status], *(b"%b: %b\r\n" % line for line in lines), b"\r\n"]
-        return b"".join(text if head_only else [*text, body])
+        return raw_answer(status, lines, b"" if head_only else body)
 
     def begin_sweeping(self) -> None:
         """Look at every connection in a while, and again as long as there is one."""

@@ -103,8 +103,8 @@ class FastLane:
 
     def __init__(self, state: Any) -> None:  # noqa: ANN401 - Starlette's state is untyped
         """Take what the application was made of."""
-        self._believed_key = state.registry.believed_key
         registry: Registry = state.registry
+        self._believed_key = registry.believed_key
         self._identifiers = registry.storage.identifiers_in_turn
         self._set_identifiers = registry.set_identifiers
         self._new_request_id = state.new_request_id
@@ -182,10 +182,10 @@ class FastLane:
         except ProfileNotFound:
             return self._whole(404, self._not_found, asked, dated, began_ns, ending)
         except KnownasError as error:
-            return self._failure(error, asked, dated, began_ns, ending)
+            return self._failure(error, asked, dated, began_ns, close=close)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
             logs.get().error("unexpected_error", type=type(error).__name__, at=logs.place_of(error))
-            return self._failure(InternalError(), asked, dated, began_ns, ending)
+            return self._failure(InternalError(), asked, dated, began_ns, close=close)
 
     def _whole(  # noqa: PLR0913, PLR0917 - all that an answer is made of
         self,
@@ -214,24 +214,23 @@ class FastLane:
         )
 
     def _failure(
-        self, error: KnownasError, asked: Asked, dated: Headers, began_ns: int, ending: bytes
+        self, error: KnownasError, asked: Asked, dated: Headers, began_ns: int, *, close: bool
     ) -> bytes:
         status = wire.STATUS[error.code]
         body = wire.error_body(error, self._dialect)
         method = "POST" if asked.writes else "GET"
         self._metrics.count(method, HOT_ROUTE.path, status, time.monotonic_ns() - began_ns)
-        lines = [b"%b: %b\r\n" % header for header in dated]
+        lines = [*dated]
         if error.retry_after is not None:
-            lines.append(b"retry-after: %d\r\n" % error.retry_after)
-        return b"%b%bcontent-length: %d\r\n%b%b\r\n%b" % (
-            STATUS_LINE[status],
-            b"".join(lines),
-            len(body),
-            b"content-type: application/json\r\nrequest-id: %b\r\n"
-            % (asked.request_id or self._new_request_id()),
-            ending,
-            body,
-        )
+            lines.append((b"retry-after", b"%d" % error.retry_after))
+        lines += [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+            (b"request-id", asked.request_id or self._new_request_id()),
+        ]
+        if close:
+            lines.append((b"connection", b"close"))
+        return raw_answer(status, lines, body)
 
     def _renew_heads(self, dated: Headers) -> None:
         """Make what an answer begins with, up to its length; uvicorn renews the date."""
@@ -240,6 +239,13 @@ class FastLane:
         self._heads = {
             status: STATUS_LINE[status] + lines + b"content-length: " for status in (200, 404)
         }
+
+
+def raw_answer(status: int, headers: Headers, body: bytes) -> bytes:
+    """Return an answer as it is sent."""
+    return b"".join(
+        [STATUS_LINE[status], *(b"%b: %b\r\n" % line for line in headers), b"\r\n", body]
+    )
 
 
 def read(headers: Headers) -> Asked | None:

@@ -359,9 +359,8 @@ class Protocol(HttpToolsProtocol):
         if isinstance(answer, bytes):
             self.transport.write(answer)
         else:
-            self.cycle = self._running = LateAnswer(asked, self._memory, began_ns)
+            self._answer_when_done(lane, answer, LateAnswer(asked, self._memory, began_ns))
             self._memory = None
-            answer.add_done_callback(functools.partial(self._answer_late, lane, self.cycle))
         return True
 
     def _take_the_lane_to_write(self, asked: Asked) -> bool:
@@ -371,8 +370,7 @@ class Protocol(HttpToolsProtocol):
             return False
         self._write = None
         self._body = b""
-        self.cycle = self._running = LateAnswer(asked, None, self._began_ns)
-        changed.add_done_callback(functools.partial(self._answer_late, lane, self.cycle))
+        self._answer_when_done(lane, changed, LateAnswer(asked, None, self._began_ns))
         return True
 
     def _leave_the_lane(self) -> None:
@@ -382,6 +380,15 @@ class Protocol(HttpToolsProtocol):
         self._begin_cycle()
         if body:
             super().on_body(body)
+
+    def _answer_when_done(
+        self,
+        lane: FastLane,
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+        late: LateAnswer,
+    ) -> None:
+        self.cycle = self._running = late
+        found.add_done_callback(functools.partial(self._answer_late, lane, late))
 
     def _answer_late(
         self,

@@ -8,11 +8,21 @@ database never asks its own clock.
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
+from knownas.errors import ServiceUnavailable
 from knownas.model import ApiKey, App, AppId, Identifiers, Profile, ProfileId, ProfileRef
 
 
 class StorageError(Exception):
     """A database cannot be opened; the text is one line that says which and why."""
+
+
+def unavailable(cause: BaseException) -> ServiceUnavailable:
+    """Return the error of a request that may succeed later, for what a driver raised."""
+    error = ServiceUnavailable(
+        "The database cannot be used for the moment; send the same request again."
+    )
+    error.__cause__ = cause
+    return error
 
 
 class Storage(Protocol):

@@ -5,6 +5,7 @@ from typing import Final
 import asyncpg
 
 from knownas.errors import ServiceUnavailable
+from knownas.storage import unavailable
 
 
 class Outrun(Exception):
@@ -45,11 +46,7 @@ def passes(error: BaseException) -> bool:
 def translated(error: BaseException) -> BaseException:
     """Return ServiceUnavailable for what passes, each time a new one, else the error itself."""
     if isinstance(error, ServiceUnavailable | Outrun) or passes(error):
-        unavailable = ServiceUnavailable(
-            "The database cannot be used for the moment; send the same request again."
-        )
-        unavailable.__cause__ = error
-        return unavailable
+        return unavailable(error)
     return error
 
 

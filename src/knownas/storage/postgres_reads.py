@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from knownas.errors import KnownasError, ProfileNotFound
-from knownas.model import ApiKey, App, AppId, Identifiers, Profile, ProfileId, ProfileRef
+from knownas.model import ApiKey, AppId, Identifiers, Profile, ProfileId, ProfileRef
 from knownas.storage import rows
 from knownas.storage.postgres_link import Link
+from knownas.storage.rows import KEY_COLUMNS, to_key
 
 _FIND_CUSTOMERS: Final = """
 SELECT a.number, c.profile_id
@@ -26,16 +27,12 @@ JOIN profiles p ON p.app_id = a.app_id AND p.profile_id = a.profile_id
 _LOCK_PROFILES: Final = f"""{_READ_PROFILES}
 ORDER BY p.app_id, p.profile_id FOR UPDATE OF p
 """
-_KEY_COLUMNS: Final = (
-    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
-    " a.id, a.uuid, a.name, a.created_at"
-)
 _READ_KEYS: Final = f"""
-SELECT k.digest, {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.digest = any($1::bytea[])
 """  # noqa: S608 - the columns are a constant
 _KEYS_OF_APP: Final = f"""
-SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.app_id = $1 ORDER BY k.created_at, k.id
 """  # noqa: S608 - the columns are a constant
 
@@ -155,12 +152,6 @@ async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:
 async def keys_of(link: Link, app: AppId) -> list[ApiKey]:
     """Return all keys of an app, oldest first."""
     return [to_key(row) for row in await link.fetch(_KEYS_OF_APP, app)]
-
-
-def to_key(row: Iterable[Any]) -> ApiKey:
-    """Return the key that stands in a row of `_KEY_COLUMNS`."""
-    key_id, key_type, label, created_at, expires_at, ended_at, *app = row
-    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, ended_at)
 
 
 def columns(listed: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

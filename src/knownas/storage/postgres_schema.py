@@ -67,9 +67,13 @@ def _run(
     try:
         with ThreadPoolExecutor(max_workers=1) as thread:
             return thread.submit(asyncio.run, main()).result()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-        raise StorageError(f"{target.name}: {reason(error)}.") from error
-    except asyncpg.TargetServerAttributeNotMatched as error:
+    except (
+        OSError,
+        ValueError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.TargetServerAttributeNotMatched,
+    ) as error:
         raise StorageError(f"{target.name}: {reason(error)}.") from error
 
 

@@ -1,8 +1,17 @@
-"""Identifiers and attributes as they stand in a row, whichever database it is of."""
+"""Identifiers, attributes and keys as they stand in a row, whichever database it is of."""
+
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 
-from knownas.model import NO_IDENTIFIERS, Attributes, Identifiers
+from knownas.model import NO_IDENTIFIERS, ApiKey, App, Attributes, Identifiers
+
+KEY_COLUMNS: Final = (
+    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
+    " a.id, a.uuid, a.name, a.created_at"
+)
+"""What `to_key` takes, of `api_keys k` and `apps a`."""
 
 _decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
 _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
@@ -31,3 +40,9 @@ def from_attributes(attributes: Attributes) -> str | None:
 def to_attributes(text: str | None) -> Attributes:
     """Return what `from_attributes` was given."""
     return () if text is None else _decode_attributes(text)
+
+
+def to_key(row: Iterable[Any]) -> ApiKey:
+    """Return the key that stands in a row of `KEY_COLUMNS`."""
+    key_id, key_type, label, created_at, expires_at, ended_at, *app = row
+    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, ended_at)

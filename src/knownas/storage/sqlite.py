@@ -26,6 +26,7 @@ from knownas.model import (
     ProfileRef,
 )
 from knownas.storage import StorageError, sqlite_check, sqlite_file, sqlite_profiles
+from knownas.storage.rows import KEY_COLUMNS, to_key
 from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
@@ -49,20 +50,16 @@ _DELETE_APP: Final = (
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
-_KEY_COLUMNS: Final = (
-    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
-    " a.id, a.uuid, a.name, a.created_at"
-)
 _INSERT_KEY: Final = """
 INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
 _KEY_BY_DIGEST: Final = f"""
-SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?
+SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?
 """  # noqa: S608 - the columns are a constant
 _KEYS: Final = f"""
-SELECT {_KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.app_id = ? ORDER BY k.created_at, k.id
 """  # noqa: S608 - the columns are a constant
 _EXPIRE_KEY: Final = """
@@ -184,11 +181,13 @@ class SqliteStorage:
                 sqlite_profiles.store(connection, app, number, before, after)
             return after
 
-        return self._write(work)
+        return self._writer.run(work)
 
     async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.delete_profile`."""
-        return await self._write(lambda write: sqlite_profiles.delete(write, app, ref), erases=True)
+        return await self._writer.run(
+            lambda write: sqlite_profiles.delete(write, app, ref), erases=True
+        )
 
     async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
         """See `Storage.add_profiles`."""
@@ -198,7 +197,7 @@ class SqliteStorage:
             _refuse_deleted(connection, app)
             return sqlite_profiles.add(connection, app, profiles)
 
-        return await self._write(work)
+        return await self._writer.run(work)
 
     async def count_profiles(self, app: AppId) -> int:
         """See `Storage.count_profiles`."""
@@ -215,7 +214,7 @@ class SqliteStorage:
             number = connection.execute(_INSERT_APP, (app_uuid, name, now)).get
             return App(number, app_uuid, name, now)
 
-        return await self._write(work)
+        return await self._writer.run(work)
 
     async def apps(self) -> list[App]:
         """See `Storage.apps`."""
@@ -228,7 +227,7 @@ class SqliteStorage:
             for statement in _DELETE_APP:
                 connection.execute(statement, (app,))
 
-        await self._write(work, erases=True)
+        await self._writer.run(work, erases=True)
 
     async def add_key(
         self,
@@ -250,17 +249,17 @@ class SqliteStorage:
             if replacing is not None:
                 connection.execute(_EXPIRE_KEY, (overlap_until, app, replacing))
 
-        await self._write(work)
+        await self._writer.run(work)
 
     async def keys(self, app: AppId) -> list[ApiKey]:
         """See `Storage.keys`."""
         return await self._read_aside(
-            lambda read: [_to_key(row) for row in read.execute(_KEYS, (app,))]
+            lambda read: [to_key(row) for row in read.execute(_KEYS, (app,))]
         )
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""
-        return await self._write(
+        return await self._writer.run(
             lambda write: _changes(write, _END_KEY, (at, app, key_id)), erases=True
         )
 
@@ -268,7 +267,7 @@ class SqliteStorage:
         """See `Storage.key_by_digest`."""
         with translating():
             row = self._reader.execute(_KEY_BY_DIGEST, (digest,)).fetchone()
-        return None if row is None else _to_key(row)
+        return None if row is None else to_key(row)
 
     # --- the database itself --------------------------------------------------------------------
 
@@ -309,11 +308,6 @@ class SqliteStorage:
     def _connect(self) -> apsw.Connection:
         return sqlite_file.connect(self._path, self._vfs)
 
-    def _write(
-        self, work: Callable[[apsw.Connection], T], *, erases: bool = False
-    ) -> asyncio.Future[T]:
-        return self._writer.run(work, erases=erases)
-
     async def _read_aside(self, read: Callable[[apsw.Connection], T]) -> T:
         """Run a read that may take long in another thread, on a connection of its own."""
 
@@ -341,8 +335,3 @@ def _refuse_deleted(connection: apsw.Connection, app: AppId) -> None:
 def _changes(connection: apsw.Connection, statement: str, values: Row) -> bool:
     connection.execute(statement, values)
     return connection.changes() > 0
-
-
-def _to_key(row: Row) -> ApiKey:
-    key_id, key_type, label, created_at, expires_at, ended_at, *app = row
-    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, ended_at)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import apsw
 
-from knownas.errors import ServiceUnavailable
+from knownas.storage import unavailable
 
 _PASSING = (
     apsw.BusyError,
@@ -30,9 +30,5 @@ def translating() -> Iterator[None]:
 def translated(error: BaseException) -> BaseException:
     """Return ServiceUnavailable for what may pass, else the error itself."""
     if isinstance(error, _PASSING):
-        unavailable = ServiceUnavailable(
-            "The database cannot be used for the moment; send the same request again."
-        )
-        unavailable.__cause__ = error
-        return unavailable
+        return unavailable(error)
     return error
