@@ -19,7 +19,7 @@ import pytest
 
 import postgres
 from conftest import free_port
-from knownas import cli
+from knownas.cli import serve
 from knownas.errors import ServiceUnavailable
 from knownas.model import App, Profile, ProfileId, ProfileRef, merge_identifiers
 from knownas.settings import Settings
@@ -355,7 +355,7 @@ async def test_ten_servers_start_at_once_on_an_empty_database(
     """One makes the tables, one the app and its key, and none fails."""
 
     def start(_number: int) -> None:
-        asyncio.run(cli._first_start(Settings(database=url), "http://x"))  # noqa: SLF001 - it is what `serve` does
+        asyncio.run(serve._first_start(Settings(database=url), "http://x"))  # noqa: SLF001 - it is what `serve` does
 
     with ThreadPoolExecutor(10) as threads:
         list(await asyncio.to_thread(lambda: list(threads.map(start, range(10)))))

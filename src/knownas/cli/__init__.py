@@ -1,0 +1,30 @@
+"""The `knownas` command: thin over the registry, one module to a group of commands."""
+
+import click
+
+from knownas.cli import apps, database, keys, load, profiles, serve
+
+
+def main() -> None:
+    """Run the command."""
+    cli(prog_name="knownas")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    commands=[
+        serve.serve,
+        apps.app_group,
+        keys.key_group,
+        profiles.get_identifiers,
+        profiles.set_identifiers,
+        profiles.profile_group,
+        profiles.demo,
+        load.bench,
+        database.migrate,
+        database.check,
+    ],
+)
+@click.version_option(package_name="knownas")
+def cli() -> None:
+    """By which identifiers every other system knows your user."""

@@ -1,0 +1,150 @@
+"""`knownas key …`: make, adopt, list, revoke and rotate API keys."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from knownas.cli.options import app_option, database_option, json_option
+from knownas.cli.printing import emit, utc
+from knownas.cli.running import on_registry
+from knownas.keys import KeyType
+from knownas.model import ApiKey
+from knownas.registry import Registry
+
+
+@click.group("key")
+def key_group() -> None:
+    """Make, adopt, list, revoke and rotate API keys."""
+
+
+def _new_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--type", "key_type", type=click.Choice(["secret", "public"]), default="secret"
+        ),
+        click.option("--label", default="", help="What it is for."),
+        click.option("--days", type=click.IntRange(1), help="Days until it expires."),
+    ):
+        command = option(command)
+    return command
+
+
+def _expiry(days: int | None) -> int | None:
+    return None if days is None else time.time_ns() // 1_000_000 + days * 86_400_000
+
+
+@key_group.command("create")
+@_new_key_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def key_create(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    *,
+    app_name: str,
+    key_type: KeyType,
+    label: str,
+    days: int | None,
+    as_json: bool,
+) -> None:
+    """Make a key and show it, this once."""
+    app = await registry.app(app_name)
+    text, key = await registry.create_key(app, key_type, label=label, expires_at=_expiry(days))
+    emit({"key": text, **_key_data(key)}, as_json, text)
+
+
+@key_group.command("adopt")
+@click.option("--stdin", is_flag=True, help="Read the key from standard input; else it is asked.")
+@_new_key_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def key_adopt(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    *,
+    stdin: bool,
+    app_name: str,
+    key_type: KeyType,
+    label: str,
+    days: int | None,
+    as_json: bool,
+) -> None:
+    """Accept a key that the team uses already, such as an Adapty key."""
+    app = await registry.app(app_name)
+    text = _standard_input() if stdin else click.prompt("Key", hide_input=True)
+    key = await registry.adopt_key(app, text, key_type, label=label, expires_at=_expiry(days))
+    emit(_key_data(key), as_json, f"Adopted as {key.id}.")
+
+
+def _standard_input() -> str:
+    return sys.stdin.buffer.read().decode("ascii", errors="replace").strip()
+
+
+@key_group.command("list")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def key_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """List the keys of an app; the keys themselves are not stored."""
+    app = await registry.app(app_name)
+    keys = await registry.keys(app.id)
+    now = time.time_ns() // 1_000_000
+    lines = [
+        f"{key.id}  {key.type}  {'live' if key.is_live(now) else 'ended'}  "
+        f"{utc(key.created_at)}  {key.label}"
+        for key in keys
+    ]
+    emit([_key_data(key) for key in keys], as_json, "\n".join(lines) or "There is no key.")
+
+
+@key_group.command("revoke")
+@click.argument("key_id")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def key_revoke(registry: Registry, key_id: str, *, app_name: str, as_json: bool) -> None:
+    """Revoke a key: every server process refuses it within a second."""
+    app = await registry.app(app_name)
+    await registry.revoke_key(app.id, key_id)
+    emit({"id": key_id, "revoked": True}, as_json, f"Revoked {key_id}.")
+
+
+@key_group.command("rotate")
+@click.argument("key_id")
+@click.option(
+    "--overlap",
+    type=click.IntRange(0),
+    default=3_600,
+    show_default=True,
+    help="Seconds for which both are good.",
+)
+@app_option
+@json_option
+@database_option
+@on_registry
+async def key_rotate(
+    registry: Registry, key_id: str, *, overlap: int, app_name: str, as_json: bool
+) -> None:
+    """Make a successor of a key and show it; the old one ends after the overlap."""
+    app = await registry.app(app_name)
+    text, key = await registry.rotate_key(app, key_id, overlap_seconds=overlap)
+    emit({"key": text, **_key_data(key)}, as_json, text)
+
+
+def _key_data(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "app": key.app.name,
+        "type": key.type,
+        "label": key.label,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "ended_at": key.ended_at,
+    }

@@ -1,0 +1,189 @@
+"""`knownas get`, `set`, `profile …` and `demo`: profiles and their identifiers."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+import click
+
+from knownas.cli.options import app_option, database_option, json_option, who_options
+from knownas.cli.printing import emit, utc
+from knownas.cli.running import Failure, on_registry
+from knownas.model import (
+    Profile,
+    ProfileRef,
+    clean_customer_user_id,
+    clean_identifiers,
+    clean_profile_id,
+    identifiers_by_name,
+)
+from knownas.registry import Registry
+
+
+@click.command("get")
+@who_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def get_identifiers(
+    registry: Registry,
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Show the identifiers of a profile."""
+    app = await registry.app(app_name)
+    profile = await registry.profile(app.id, _who(customer, profile_id))
+    _print_identifiers(profile, as_json)
+
+
+@click.command("set")
+@click.argument("values", nargs=-1, required=True, metavar="KIND=VALUE...")
+@who_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def set_identifiers(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    values: tuple[str, ...],
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Set identifiers of a profile: knownas set --customer user-1 appsflyer_id=17419-317."""
+    pairs = [value.partition("=") for value in values]
+    given = {name: value for name, _, value in pairs}
+    if len(given) < len(pairs):
+        raise Failure("An identifier is given twice.")
+    cleaned, _ = clean_identifiers(given, reject_unknown=True)
+    app = await registry.app(app_name)
+    _print_identifiers(
+        await registry.set_identifiers(app.id, _who(customer, profile_id), cleaned), as_json
+    )
+
+
+@click.group("profile")
+def profile_group() -> None:
+    """Make, show and delete profiles."""
+
+
+@profile_group.command("create")
+@who_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def profile_create(
+    registry: Registry,
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Make a profile, or show the one that is there."""
+    app = await registry.app(app_name)
+    _print_profile(await registry.put_profile(app.id, _who(customer, profile_id), {}), as_json)
+
+
+@profile_group.command("show")
+@who_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def profile_show(
+    registry: Registry,
+    *,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Show a profile with its identifiers and attributes."""
+    app = await registry.app(app_name)
+    _print_profile(await registry.profile(app.id, _who(customer, profile_id)), as_json)
+
+
+@profile_group.command("delete")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@who_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def profile_delete(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    *,
+    yes: bool,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Delete a profile with its identifiers."""
+    app = await registry.app(app_name)
+    who = _who(customer, profile_id)
+    if not yes:
+        profile = await registry.profile(app.id, who)
+        click.confirm(f"Delete the profile {profile.profile_id}?", abort=True)
+    _print_profile(await registry.delete_profile(app.id, who), as_json)
+
+
+@click.command()
+@click.argument("count", type=click.IntRange(1))
+@click.option("--seed", type=int, default=1, show_default=True)
+@app_option
+@json_option
+@database_option
+@on_registry
+async def demo(registry: Registry, count: int, *, seed: int, app_name: str, as_json: bool) -> None:
+    """Fill an app with COUNT plausible profiles, the same for the same seed."""
+    app = await registry.app(app_name)
+    with click.progressbar(length=count, label="Profiles", file=sys.stderr) as bar:
+        added = await registry.fill_with_demo(app.id, count, seed=seed, progress=bar.update)
+    emit({"added": added}, as_json, f"Added {added} profiles to the app {app_name}.")
+
+
+def _print_identifiers(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
+    data = identifiers_by_name(profile.identifiers)
+    emit(data, as_json, "\n".join(_set_lines(data)) or "No identifier is set.")
+
+
+def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
+    data = {
+        "profile_id": profile.profile_id,
+        "customer_user_id": profile.customer_user_id,
+        "identifiers": identifiers_by_name(profile.identifiers),
+        "custom_attributes": dict(profile.attributes),
+        "created_at": profile.created_at,
+        "updated_at": profile.updated_at,
+    }
+    lines = [
+        f"profile     {profile.profile_id}",
+        f"customer    {profile.customer_user_id or 'none'}",
+        f"made        {utc(profile.created_at)}",
+        f"changed     {utc(profile.updated_at)}",
+        *_set_lines(identifiers_by_name(profile.identifiers)),
+        *_set_lines(dict(profile.attributes)),
+    ]
+    emit(data, as_json, "\n".join(lines))
+
+
+def _set_lines(values: Mapping[str, object]) -> list[str]:
+    return [f"{name} = {value}" for name, value in values.items() if value is not None]
+
+
+def _who(customer: str | None, profile_id: str | None) -> ProfileRef:
+    if not customer and not profile_id:
+        raise Failure("Say whom: --customer ID or --profile UUID.")
+    return ProfileRef(
+        clean_customer_user_id(os.fsencode(customer), source="--customer") if customer else None,
+        clean_profile_id(profile_id, source="--profile") if profile_id else None,
+    )
