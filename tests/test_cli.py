@@ -10,9 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import apsw
 import click
 import msgspec
 import pytest
@@ -21,47 +19,12 @@ from click.testing import CliRunner
 from knownas import keys
 from knownas.cli import cli
 from knownas.model import KINDS
+from shell import Shell
 
 ABSENT_ID = "00000000-0000-4000-8000-000000000000"
 DAY = 86_400_000
 MODULE = [sys.executable, "-m", "knownas"]
 SCRIPT = [f"{Path(sys.executable).parent}/knownas"]
-
-
-class Shell:
-    """Runs commands on one database."""
-
-    def __init__(self, database: Path) -> None:
-        """Name the file; it need not be there."""
-        self.database = database
-        self._runner = CliRunner(env={"KNOWNAS_DATABASE": f"sqlite:///{database}"})
-
-    def __call__(self, *arguments: str, stdin: str | bytes = "") -> str:
-        """Return what a command prints that succeeds."""
-        ended = self._runner.invoke(cli, arguments, input=stdin, catch_exceptions=False)
-        assert ended.exit_code == 0, ended.output
-        return ended.stdout
-
-    def json(self, *arguments: str, stdin: str = "") -> Any:  # noqa: ANN401 - any JSON
-        """Return what a command prints as JSON, all of it on one line."""
-        printed = self(*arguments, "--json", stdin=stdin)
-        assert printed.count("\n") == 1
-        return msgspec.json.decode(printed)
-
-    def fails(self, *arguments: str, stdin: str | bytes = "") -> str:
-        """Return the one line that a failing command says."""
-        ended = self._runner.invoke(cli, arguments, input=stdin, catch_exceptions=False)
-        assert (ended.exit_code, ended.stdout) == (1, "")
-        assert ended.stderr.startswith("knownas: ")
-        assert ended.stderr.count("\n") == 1
-        return ended.stderr.removeprefix("knownas: ").rstrip("\n")
-
-    def rows(self, statement: str) -> list[tuple[object, ...]]:
-        """Run a statement on the database behind the program's back, and return its rows."""
-        connection = apsw.Connection(str(self.database))
-        found = connection.execute(statement).fetchall()
-        connection.close()
-        return found
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The only wiring: settings to storage to registry to application."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -9,7 +9,7 @@ from knownas.http.app import Application, create_app
 from knownas.metrics import SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings, SettingsError
-from knownas.storage import Storage, sqlite_file
+from knownas.storage import Storage, sqlite_backup, sqlite_file
 from knownas.storage.sqlite import SqliteStorage
 
 TEMPORARY: Final = "sqlite://"
@@ -64,6 +64,32 @@ def _file(url: str) -> str:
             "postgresql://user@host/name."
         )
     return path
+
+
+def back_up(url: str, copy: str, *, overwrite: bool, progress: Callable[[int, int], None]) -> int:
+    """Write the database that a URL names to the file `copy` and return the bytes of that.
+
+    `progress` is told how many pages are done, of how many. Raises SettingsError for a database
+    that has its own tools for it, StorageError when it cannot be done.
+    """
+    return sqlite_backup.back_up(_file_to_copy(url), copy, overwrite=overwrite, progress=progress)
+
+
+def restore(copy: str, url: str, *, overwrite: bool, progress: Callable[[int, int], None]) -> int:
+    """Put the backup in the file `copy` where a URL leads, and return its bytes; as `back_up`."""
+    return sqlite_backup.restore(copy, _file_to_copy(url), overwrite=overwrite, progress=progress)
+
+
+def _file_to_copy(url: str) -> str:
+    """Return the file that a URL names, for what only files have. Raises SettingsError."""
+    if _is_postgres(url):
+        raise SettingsError(
+            "PostgreSQL is backed up and restored by its own tools, pg_dump or pgBackRest: "
+            "docs/operating.md says how."
+        )
+    if url == TEMPORARY:
+        raise SettingsError("A temporary database is in no file that could be copied.")
+    return _file(url)
 
 
 def open_registry(settings: Settings, *, create: bool = True) -> Registry:

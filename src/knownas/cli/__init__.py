@@ -23,6 +23,8 @@ def main() -> None:
         load.bench,
         database.migrate,
         database.check,
+        database.backup,
+        database.restore,
     ],
 )
 @click.version_option(package_name="knownas")

@@ -1,4 +1,4 @@
-"""`knownas migrate` and `check`: the database as a whole."""
+"""`knownas migrate`, `check`, `backup` and `restore`: the database as a whole."""
 
 import asyncio
 import sys
@@ -7,9 +7,11 @@ import click
 
 from knownas import bootstrap
 from knownas.cli.options import database_option, json_option
-from knownas.cli.printing import emit
+from knownas.cli.printing import emit, progress_bar
 from knownas.cli.running import load_settings, on_registry, telling_errors
 from knownas.registry import Registry
+
+_overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there already.")
 
 
 @click.command()
@@ -43,3 +45,41 @@ async def check(registry: Registry, *, as_json: bool) -> None:
     emit({"problems": problems}, as_json, "\n".join(problems) or "All is well.")
     if problems:
         sys.exit(1)
+
+
+@click.command()
+@click.argument("file")
+@_overwrite_option
+@json_option
+@database_option
+def backup(*, file: str, overwrite: bool, database: str | None, as_json: bool) -> None:
+    """Write a copy of the database to FILE and check it; servers may go on meanwhile."""
+    loaded = load_settings(database)
+
+    def run() -> None:
+        with progress_bar("Backup") as progress:
+            size = bootstrap.back_up(loaded.database, file, overwrite=overwrite, progress=progress)
+        _print_copied(file, size, as_json, f"Backed up to {file}")
+
+    telling_errors(run)
+
+
+@click.command()
+@click.argument("file")
+@_overwrite_option
+@json_option
+@database_option
+def restore(*, file: str, overwrite: bool, database: str | None, as_json: bool) -> None:
+    """Make the database from the backup in FILE, checked; no server may run on it meanwhile."""
+    loaded = load_settings(database)
+
+    def run() -> None:
+        with progress_bar("Restore") as progress:
+            size = bootstrap.restore(file, loaded.database, overwrite=overwrite, progress=progress)
+        _print_copied(file, size, as_json, f"Restored {file}")
+
+    telling_errors(run)
+
+
+def _print_copied(file: str, size: int, as_json: bool, done: str) -> None:  # noqa: FBT001 - as in emit
+    emit({"file": file, "bytes": size}, as_json, f"{done}: {size:,} bytes, all is well.")

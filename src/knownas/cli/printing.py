@@ -1,6 +1,9 @@
 """What commands print: JSON for programs, text for people."""
 
+import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import click
 import msgspec
@@ -14,3 +17,23 @@ def emit(data: object, as_json: bool, text: str) -> None:  # noqa: FBT001 - an o
 def utc(milliseconds: int) -> str:
     """Return a time of ours as people read it."""
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(milliseconds / 1_000))
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar from the first time that the yielded function is told: so much done, of so much.
+
+    What fails before has its one line to itself.
+    """
+    with ExitStack() as stack:
+        bar = None
+
+        def tell(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                made = click.progressbar(length=total, label=label, file=sys.stderr)
+                bar = stack.enter_context(made)
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield tell

@@ -1,5 +1,6 @@
 """Whether a database is sound: SQLite's own integrity check, then each table against the others."""
 
+from collections.abc import Callable
 from typing import Final
 
 import apsw
@@ -34,18 +35,28 @@ SELECT count(*) FROM api_keys WHERE app_id NOT IN (SELECT id FROM apps)
 }
 
 
-def problems(connection: apsw.Connection) -> list[str]:
-    """Return one line for each kind of damage; none for a database that is sound."""
+STEPS: Final = 1 + len(CHECKS)
+"""How many steps a check has."""
+
+
+def problems(connection: apsw.Connection, done: Callable[[int], None] | None = None) -> list[str]:
+    """Return one line for each kind of damage; none for a database that is sound.
+
+    `done` is called with the number of each step that is done.
+    """
     found: list[str] = []
+    done = done or (lambda _step: None)
     try:
         lines = [row[0] for row in connection.execute("PRAGMA integrity_check")]
         found += lines if lines != ["ok"] else []
     except apsw.CorruptError as error:
         found.append(f"the file is damaged: {error}")
-    for what, statement in CHECKS.items():
+    done(1)
+    for step, (what, statement) in enumerate(CHECKS.items(), 2):
         try:
             if count := connection.execute(statement).get:
                 found.append(f"{count} {what}")
         except (apsw.CorruptError, apsw.SQLError) as error:
             found.append(f"cannot look for {what}: {error}")
+        done(step)
     return found
