@@ -13,6 +13,7 @@ import httpx2
 import msgspec
 import pytest
 
+import postgres
 from conftest import IDENTIFIERS_PATH, PROFILE_PATH, Server, free_port, knownas, start, stop
 from shell import Shell
 from soak.mounts import tmpfs
@@ -240,6 +241,23 @@ def test_killed_backup_leaves_the_last_one(shell: Shell, tmp_path: Path) -> None
     assert copy.read_bytes() == old
     shell("backup", str(copy), "--overwrite")
     assert Shell(copy)("check") == "All is well.\n"
+
+
+def test_postgresql_comes_back_from_a_dump(shell: Shell, postgres_url: str, tmp_path: Path) -> None:
+    """As docs/operating.md says: pg_dump while servers run, pg_restore into an empty database."""
+    first, second = (postgres.new_database(postgres_url) for _ in range(2))
+    dump = str(tmp_path / "knownas.dump")
+    shell("copy", "--from", f"sqlite:///{shell.database}", "--to", first)
+    pg_dump = str(postgres.programs() / "pg_dump")
+    subprocess.run([pg_dump, "--format=custom", f"--file={dump}", first], check=True)
+    restored = ["--exit-on-error", "--no-owner", f"--dbname={second}", dump]
+    subprocess.run([postgres.programs() / "pg_restore", *restored], check=True)
+    assert shell.json("migrate", "--database", second) == {"applied": []}
+    assert shell("check", "--database", second) == "All is well.\n"
+    done = shell.json("copy", "--from", first, "--to", second)["apps"]
+    assert [(one["is_same"], one["written"]) for one in done] == [(True, 0)]
+    for url in (first, second):
+        postgres.drop_database(postgres_url, url)
 
 
 def last_line(shell: Shell, *arguments: str) -> str:

@@ -1,7 +1,7 @@
 """The only wiring: settings to storage to registry to application."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from knownas import logs
@@ -92,16 +92,40 @@ def _file_to_copy(url: str) -> str:
     return _file(url)
 
 
+@asynccontextmanager
+async def two_storages(
+    source: Settings, target: Settings
+) -> AsyncIterator[tuple[Storage, Storage]]:
+    """Open a database to read and another one to fill, which is made if it is not there.
+
+    Raises as `open_storage`, and SettingsError where both are the same.
+    """
+    if source.database == target.database:
+        raise SettingsError("Both databases are the same.")
+    from_storage = _open(source, create=False)
+    try:
+        to_storage = _open(target)
+        try:
+            yield from_storage, to_storage
+        finally:
+            await to_storage.close()
+    finally:
+        await from_storage.close()
+
+
 def open_registry(settings: Settings, *, create: bool = True) -> Registry:
     """Open the registry over the database of `settings`; raises as `open_storage`."""
     return Registry(
-        open_storage(
-            settings.database,
-            create=create,
-            prepared=settings.prepared,
-            seconds=settings.database_seconds,
-        ),
-        auto_create_profiles=settings.auto_create_profiles,
+        _open(settings, create=create), auto_create_profiles=settings.auto_create_profiles
+    )
+
+
+def _open(settings: Settings, *, create: bool = True) -> Storage:
+    return open_storage(
+        settings.database,
+        create=create,
+        prepared=settings.prepared,
+        seconds=settings.database_seconds,
     )
 
 

@@ -17,6 +17,7 @@ SPREAD_BY: Final = {
 EVERYWHERE: Final = (
     re.compile(r"SELECT count\(\*\)"),  # counting, and `knownas check`
     re.compile(r"DELETE FROM \w+ WHERE app_id = \$1\Z"),  # the deletion of an app
+    re.compile(r"ORDER BY p\.profile_id LIMIT \$2\s*\Z"),  # the pages of `knownas copy`
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""
 

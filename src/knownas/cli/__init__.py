@@ -2,7 +2,7 @@
 
 import click
 
-from knownas.cli import apps, database, keys, load, profiles, serve
+from knownas.cli import apps, copying, database, keys, load, profiles, serve
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
         database.check,
         database.backup,
         database.restore,
+        copying.copy,
     ],
 )
 @click.version_option(package_name="knownas")

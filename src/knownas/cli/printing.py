@@ -27,13 +27,21 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """
     with ExitStack() as stack:
         bar = None
+        began = time.monotonic()
 
         def tell(done: int, total: int) -> None:
             nonlocal bar
             if bar is None:
-                made = click.progressbar(length=total, label=label, file=sys.stderr)
-                bar = stack.enter_context(made)
+                bar = stack.enter_context(
+                    click.progressbar(
+                        length=total, label=label, file=sys.stderr, item_show_func=_rate
+                    )
+                )
             bar.length = total
-            bar.update(done - bar.pos)
+            bar.update(done - bar.pos, int(done / max(time.monotonic() - began, 0.001)))
 
         yield tell
+
+
+def _rate(per_second: int | None) -> str | None:
+    return None if per_second is None else f"{per_second:,}/s"

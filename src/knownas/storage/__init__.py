@@ -5,7 +5,7 @@
 database never asks its own clock.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from knownas.errors import ServiceUnavailable
@@ -105,6 +105,27 @@ class Storage(Protocol):
         """Return the number of profiles of an app. It reads them all: not for hot paths."""
         ...
 
+    async def profiles_after(
+        self, app: AppId, after: ProfileId | None, limit: int
+    ) -> list[Profile]:
+        """Return an app's next profiles after an id, or its first, in the order of their ids.
+
+        They are as many as `limit`, fewer only where there are no more. An id that no profile
+        has is a place between two others.
+        """
+        ...
+
+    async def replace_profiles(
+        self, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+    ) -> int:
+        """Delete profiles, then add others, as they are, and return how many were added.
+
+        It is one transaction, for as many as fit in memory. A profile that is not there needs
+        no deleting; one whose id or customer another one still has is left out. Raises
+        Unauthorized when the app was deleted.
+        """
+        ...
+
     async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
         """Create an app. Raises ValidationError when the name is taken."""
         ...
@@ -138,6 +159,19 @@ class Storage(Protocol):
 
     async def keys(self, app: AppId) -> list[ApiKey]:
         """Return all keys of an app, live or not, oldest first."""
+        ...
+
+    async def keys_with_digests(self, app: AppId) -> list[tuple[ApiKey, bytes]]:
+        """Return all keys of an app as `keys` does, each with the digest that it is found by."""
+        ...
+
+    async def put_keys(self, app: AppId, keys: Sequence[tuple[ApiKey, bytes]]) -> None:
+        """Keep keys under their digests, all or none; their own app is of no account.
+
+        A key that the app has already keeps its id and label, and of each end the earlier one:
+        none is ever revived. Raises ValidationError when another app has one of the digests,
+        Unauthorized when the app was deleted.
+        """
         ...
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:

@@ -6,7 +6,7 @@ share the next one (`postgres_gather.py`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from knownas.errors import ServiceUnavailable, ValidationError
@@ -48,6 +48,14 @@ _INSERT_KEY: Final = """
 INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (digest) DO NOTHING RETURNING id
+"""
+_PUT_KEY: Final = """
+INSERT INTO api_keys AS k (digest, id, app_id, type, label, created_at, expires_at, ended_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (digest) DO UPDATE SET
+  expires_at = least(k.expires_at, excluded.expires_at),
+  ended_at = least(k.ended_at, excluded.ended_at)
+WHERE k.app_id = excluded.app_id RETURNING id
 """
 _EXPIRE_KEY: Final = """
 UPDATE api_keys SET expires_at = least(expires_at, $1) WHERE app_id = $2 AND id = $3
@@ -127,6 +135,21 @@ class PostgresStorage:
         brought = list(profiles)
         return await self._do(lambda link: postgres_bulk.add(link, app, brought), long=True)
 
+    async def profiles_after(
+        self, app: AppId, after: ProfileId | None, limit: int
+    ) -> list[Profile]:
+        """See `Storage.profiles_after`."""
+        return await self._do(lambda link: reads.profiles_after(link, app, after, limit), long=True)
+
+    async def replace_profiles(
+        self, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+    ) -> int:
+        """See `Storage.replace_profiles`."""
+        old, brought = list(gone), list(new)
+        return await self._do(
+            lambda link: postgres_bulk.replace(link, app, old, brought), long=True
+        )
+
     async def count_profiles(self, app: AppId) -> int:
         """See `Storage.count_profiles`."""
         rows = await self._do(lambda link: link.fetch(_COUNT_PROFILES, app), long=True)
@@ -180,6 +203,24 @@ class PostgresStorage:
     async def keys(self, app: AppId) -> list[ApiKey]:
         """See `Storage.keys`."""
         return await self._do(lambda link: reads.keys_of(link, app))
+
+    async def keys_with_digests(self, app: AppId) -> list[tuple[ApiKey, bytes]]:
+        """See `Storage.keys_with_digests`."""
+        return await self._do(lambda link: reads.keys_with_digests(link, app))
+
+    async def put_keys(self, app: AppId, keys: Sequence[tuple[ApiKey, bytes]]) -> None:
+        """See `Storage.put_keys`."""
+
+        async def job(link: Link) -> None:
+            async with link.transaction():
+                await postgres_bulk.refuse_deleted(link, app)
+                for key, digest in sorted(keys, key=lambda pair: pair[1]):
+                    times = (key.created_at, key.expires_at, key.ended_at)
+                    row = (digest, key.id, app, key.type, key.label, *times)
+                    if not await link.fetch(_PUT_KEY, *row):
+                        raise ValidationError("Another app has this key already.", source="key")
+
+        await self._do(job, long=True)
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""

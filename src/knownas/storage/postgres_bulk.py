@@ -1,18 +1,26 @@
-"""What touches many profiles in one transaction: adding them, deleting an app."""
+"""What touches many profiles in one transaction: adding or replacing them, deleting an app."""
 
 from collections.abc import Iterator
 from typing import Final
 
+import asyncpg
+
 from knownas.errors import Unauthorized
 from knownas.model import AppId, Profile, ProfileId
+from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import columns
+from knownas.storage.postgres_reads import CustomerKey, ProfileKey, columns, profiles_of
 from knownas.storage.postgres_writes import (
     CLAIM_CUSTOMERS,
+    CUSTOMER_COLUMNS,
     DELETE_CUSTOMERS,
+    DELETE_IDENTIFIERS,
+    DELETE_PROFILES,
+    IDENTIFIER_COLUMNS,
     INSERT_IDENTIFIERS,
     INSERT_PROFILES,
     LOCK_APPS,
+    PROFILE_COLUMNS,
     customer_rows,
     identifier_keys,
     profile_rows,
@@ -55,13 +63,10 @@ async def add(link: Link, app: AppId, profiles: list[Profile]) -> int:
 
 
 async def _add(link: Link, app: AppId, brought: list[Profile]) -> int:
-    named = [one.customer_user_id for one in brought if one.customer_user_id is not None]
-    customers = {row[0] for row in await link.fetch(_TAKEN_CUSTOMERS, app, named)}
-    asked = [one.profile_id for one in brought]
-    ids = {ProfileId(row[0]) for row in await link.fetch(_TAKEN_IDS, app, asked)}
+    customers, ids = await _taken(link, app, brought)
     new = {(app, one.profile_id): one for one in _untaken(brought, customers, ids)}
     # What others have made since it was looked for is left out as well.
-    claims = {(app, one.customer_user_id): key for key, one in new.items() if one.customer_user_id}
+    claims = _customers(new)
     if claims:
         claimed = {tuple(row) for row in await link.fetch(CLAIM_CUSTOMERS, *customer_rows(claims))}
         for customer in claims.keys() - claimed:
@@ -78,6 +83,60 @@ async def _add(link: Link, app: AppId, brought: list[Profile]) -> int:
     if indexed := identifier_keys(new):
         await link.fetch(INSERT_IDENTIFIERS, *columns(sorted(indexed)))
     return len(new)
+
+
+async def _taken(
+    link: Link, app: AppId, brought: list[Profile]
+) -> tuple[set[str | None], set[ProfileId]]:
+    """Return which of the customers and ids of these profiles the app has already."""
+    named = [one.customer_user_id for one in brought if one.customer_user_id is not None]
+    customers = {row[0] for row in await link.fetch(_TAKEN_CUSTOMERS, app, named)}
+    asked = [one.profile_id for one in brought]
+    return customers, {ProfileId(row[0]) for row in await link.fetch(_TAKEN_IDS, app, asked)}
+
+
+async def replace(link: Link, app: AppId, gone: list[ProfileId], brought: list[Profile]) -> int:
+    """Delete profiles that are there, add others by COPY, and return how many were added.
+
+    Raises Outrun when another transaction has taken an id or a customer meanwhile.
+    """
+    async with link.transaction():
+        await refuse_deleted(link, app)
+        await _delete(link, await profiles_of(link, {(app, one) for one in gone}, lock=True))
+        customers, ids = await _taken(link, app, brought)
+        new = {(app, one.profile_id): one for one in _untaken(brought, customers, ids)}
+        try:
+            await _copy(link, new)
+        except asyncpg.UniqueViolationError:
+            raise Outrun from None
+    return len(new)
+
+
+async def _delete(link: Link, profiles: dict[ProfileKey, Profile]) -> None:
+    if profiles:
+        await link.fetch(DELETE_PROFILES, *columns(sorted(profiles)))
+    if customers := _customers(profiles):
+        await link.fetch(DELETE_CUSTOMERS, *columns(sorted(customers)))
+    if indexed := identifier_keys(profiles):
+        await link.fetch(DELETE_IDENTIFIERS, *columns(sorted(indexed)))
+
+
+async def _copy(link: Link, profiles: dict[ProfileKey, Profile]) -> None:
+    """Stream profiles into the three tables, into each in the order of its key."""
+    if profiles:
+        await link.copy("profiles", PROFILE_COLUMNS, zip(*profile_rows(profiles), strict=True))
+    if customers := _customers(profiles):
+        await link.copy("customers", CUSTOMER_COLUMNS, zip(*customer_rows(customers), strict=True))
+    if indexed := identifier_keys(profiles):
+        await link.copy("identifiers", IDENTIFIER_COLUMNS, sorted(indexed))
+
+
+def _customers(profiles: dict[ProfileKey, Profile]) -> dict[CustomerKey, ProfileKey]:
+    return {
+        (key[0], one.customer_user_id): key
+        for key, one in profiles.items()
+        if one.customer_user_id is not None
+    }
 
 
 def _untaken(

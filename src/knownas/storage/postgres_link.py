@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -120,6 +120,12 @@ class Link:
     async def fetch(self, statement: str, *values: object) -> list[Row]:
         """Run one statement and return its rows."""
         return await self._held().fetch(statement, *values)
+
+    async def copy(
+        self, table: str, columns: Sequence[str], records: Iterable[Sequence[object]]
+    ) -> None:
+        """Stream rows into a table."""
+        await self._held().copy_records_to_table(table, columns=columns, records=records)
 
     async def execute(self, statements: str) -> None:
         """Run statements without values."""

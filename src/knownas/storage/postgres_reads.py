@@ -24,12 +24,28 @@ SELECT a.number, p.customer_user_id, p.identifiers, p.attributes, p.created_at, 
 FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id, number)
 JOIN profiles p ON p.app_id = a.app_id AND p.profile_id = a.profile_id
 """
+_PROFILE_COLUMNS: Final = (
+    "p.profile_id::text, p.customer_user_id, p.identifiers, p.attributes,"
+    " p.created_at, p.updated_at"
+)
+_FIRST_PROFILES: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = $1
+ORDER BY p.profile_id LIMIT $2
+"""  # noqa: S608 - the columns are a constant
+_NEXT_PROFILES: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = $1 AND p.profile_id > $3
+ORDER BY p.profile_id LIMIT $2
+"""  # noqa: S608 - the columns are a constant
 _LOCK_PROFILES: Final = f"""{_READ_PROFILES}
 ORDER BY p.app_id, p.profile_id FOR UPDATE OF p
 """
 _READ_KEYS: Final = f"""
 SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.digest = any($1::bytea[])
+"""  # noqa: S608 - the columns are a constant
+_KEYS_WITH_DIGESTS: Final = f"""
+SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
+WHERE k.app_id = $1 ORDER BY k.created_at, k.id
 """  # noqa: S608 - the columns are a constant
 _KEYS_OF_APP: Final = f"""
 SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
@@ -77,6 +93,27 @@ async def profiles(link: Link, questions: list[Question]) -> list[Profile | Know
         except KnownasError as error:
             answers.append(error)
     return answers
+
+
+async def profiles_after(
+    link: Link, app: AppId, profile_id: ProfileId | None, limit: int
+) -> list[Profile]:
+    """Return the next profiles in the order of their ids."""
+    if profile_id is None:
+        found = await link.fetch(_FIRST_PROFILES, app, limit)
+    else:
+        found = await link.fetch(_NEXT_PROFILES, app, limit, profile_id)
+    return [
+        Profile(
+            ProfileId(row[0]),
+            row[1],
+            rows.to_identifiers(row[2]),
+            rows.to_attributes(row[3]),
+            row[4],
+            row[5],
+        )
+        for row in found
+    ]
 
 
 def look_up(
@@ -152,6 +189,12 @@ async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:
 async def keys_of(link: Link, app: AppId) -> list[ApiKey]:
     """Return all keys of an app, oldest first."""
     return [to_key(row) for row in await link.fetch(_KEYS_OF_APP, app)]
+
+
+async def keys_with_digests(link: Link, app: AppId) -> list[tuple[ApiKey, bytes]]:
+    """Return all keys of an app with their digests, oldest first."""
+    found = await link.fetch(_KEYS_WITH_DIGESTS, app)
+    return [(to_key(row), digest) for digest, *row in found]
 
 
 def columns(listed: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

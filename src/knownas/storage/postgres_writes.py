@@ -67,6 +67,18 @@ WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value
   AND i.profile_id = a.profile_id
 """
 
+PROFILE_COLUMNS: Final = (
+    "app_id",
+    "profile_id",
+    "customer_user_id",
+    "identifiers",
+    "attributes",
+    "created_at",
+    "updated_at",
+)
+CUSTOMER_COLUMNS: Final = ("app_id", "customer_user_id", "profile_id")
+IDENTIFIER_COLUMNS: Final = ("app_id", "kind", "value", "profile_id")
+
 Customers = dict[CustomerKey, ProfileKey]
 Profiles = dict[ProfileKey, Profile]
 IdentifierKey = tuple[AppId, int, str, ProfileId]

@@ -9,7 +9,7 @@ every commit: without it a power cut takes acknowledged writes with it.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -62,6 +62,19 @@ _KEYS: Final = f"""
 SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.app_id = ? ORDER BY k.created_at, k.id
 """  # noqa: S608 - the columns are a constant
+_KEYS_WITH_DIGESTS: Final = f"""
+SELECT {KEY_COLUMNS}, k.digest FROM api_keys k JOIN apps a ON a.id = k.app_id
+WHERE k.app_id = ? ORDER BY k.created_at, k.id
+"""  # noqa: S608 - the columns are a constant
+_PUT_KEY: Final = """
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (digest) DO UPDATE SET
+  expires_at = coalesce(
+    min(expires_at, excluded.expires_at), expires_at, excluded.expires_at),
+  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at)
+WHERE app_id = excluded.app_id
+"""
 _EXPIRE_KEY: Final = """
 UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id = ?2 AND id = ?3
 """
@@ -203,6 +216,23 @@ class SqliteStorage:
         """See `Storage.count_profiles`."""
         return int(await self._read_aside(lambda read: read.execute(_COUNT_PROFILES, (app,)).get))
 
+    async def profiles_after(
+        self, app: AppId, after: ProfileId | None, limit: int
+    ) -> list[Profile]:
+        """See `Storage.profiles_after`."""
+        return await self._read_aside(lambda read: sqlite_profiles.after(read, app, after, limit))
+
+    async def replace_profiles(
+        self, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+    ) -> int:
+        """See `Storage.replace_profiles`."""
+
+        def work(connection: apsw.Connection) -> int:
+            _refuse_deleted(connection, app)
+            return sqlite_profiles.replace(connection, app, gone, new)
+
+        return await self._writer.run(work)
+
     # --- apps and keys ------------------------------------------------------------------------
 
     async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
@@ -256,6 +286,27 @@ class SqliteStorage:
         return await self._read_aside(
             lambda read: [to_key(row) for row in read.execute(_KEYS, (app,))]
         )
+
+    async def keys_with_digests(self, app: AppId) -> list[tuple[ApiKey, bytes]]:
+        """See `Storage.keys_with_digests`."""
+        return await self._read_aside(
+            lambda read: [
+                (to_key(row), digest) for *row, digest in read.execute(_KEYS_WITH_DIGESTS, (app,))
+            ]
+        )
+
+    async def put_keys(self, app: AppId, keys: Sequence[tuple[ApiKey, bytes]]) -> None:
+        """See `Storage.put_keys`."""
+
+        def work(connection: apsw.Connection) -> None:
+            _refuse_deleted(connection, app)
+            for key, digest in keys:
+                times = (key.created_at, key.expires_at, key.ended_at)
+                row = (digest, key.id, app, key.type, key.label, *times)
+                if not _changes(connection, _PUT_KEY, row):
+                    raise ValidationError("Another app has this key already.", source="key")
+
+        await self._writer.run(work)
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""

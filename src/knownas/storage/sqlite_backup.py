@@ -17,7 +17,7 @@ import apsw
 from knownas.storage import StorageError, migrate, sqlite_check, sqlite_file
 
 PAGES_A_STEP: Final = 2_000
-"""8 MiB: often enough to tell how far it is."""
+"""4 MiB: often enough to tell how far it is."""
 
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 """What SQLite may have left beside a file; found beside another one, it would destroy that."""

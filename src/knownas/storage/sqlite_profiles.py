@@ -1,5 +1,6 @@
 """A profile in its three tables: functions on a connection, inside the caller's transaction."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -34,6 +35,13 @@ WHERE c.app_id = ? AND c.customer_user_id = ?
 """  # noqa: S608 - the columns are a constant
 _PROFILE_BY_ID: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ? AND p.profile_id = ?
+"""  # noqa: S608 - the columns are a constant
+_FIRST_PROFILES: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 ORDER BY p.profile_id LIMIT ?2
+"""  # noqa: S608 - the columns are a constant
+_NEXT_PROFILES: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
+ORDER BY p.profile_id LIMIT ?2
 """  # noqa: S608 - the columns are a constant
 _INSERT_PROFILE: Final = """
 INSERT INTO profiles
@@ -91,6 +99,27 @@ def delete(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Profile:
         connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
     _index(connection, app, number, profile.identifiers, NO_IDENTIFIERS)
     return profile
+
+
+def after(
+    connection: apsw.Connection, app: AppId, profile_id: ProfileId | None, limit: int
+) -> list[Profile]:
+    """Return the next profiles in the order of their ids."""
+    if profile_id is None:
+        rows = connection.execute(_FIRST_PROFILES, (app, limit))
+    else:
+        rows = connection.execute(_NEXT_PROFILES, (app, limit, _to_blob(profile_id)))
+    return [_to_profile(row)[1] for row in rows]
+
+
+def replace(
+    connection: apsw.Connection, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+) -> int:
+    """Delete profiles that are there, then do as `add`."""
+    for profile_id in gone:
+        with contextlib.suppress(ProfileNotFound):
+            delete(connection, app, ProfileRef(profile_id=profile_id))
+    return add(connection, app, new)
 
 
 def look_up(
