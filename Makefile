@@ -55,6 +55,10 @@ check: lint types layers test ## Everything that CI checks; the tests include th
 bench: .venv/bench.stamp ## Measure the server beside its peers, for an hour or so (bench/README.md)
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: test-cluster
+test-cluster: .venv/dev.stamp ## Test failover with real nodes: needs patroni, etcd-server, pgbouncer, postgresql
+	@$(BIN)/pytest -m cluster tests/cluster $(ARGS)
+
 .PHONY: soak
 soak: .venv/dev.stamp ## Run the long fault tests in full, for some hours (docs/reliability.md)
 	@$(BIN)/pytest -m soak --capture=no tests/soak $(ARGS)
