@@ -21,7 +21,7 @@ DEPLOY: Final = Path(__file__).parent.parent.parent / "deploy" / "patroni"
 PASSWORD: Final = "change-me-1"  # noqa: S105 - that of the example
 START_SECONDS: Final = 90
 QUORUM_SINCE: Final = 4
-"""The version of Patroni that knows quorum commit; an older one has one synchronous standby."""
+"""The version of Patroni that knows quorum commit; with an older one both standbys answer."""
 PREPARED_SINCE: Final = (1, 21)
 """The version of PgBouncer from which prepared statements pass through it."""
 
@@ -33,10 +33,10 @@ class Node(Daemon):
         """Write its configuration, made from the example."""
         self.name = name
         self.port, self._rest_port = free_port(), free_port()
-        configuration = self._configuration(make_folder(folder), etcd_port)
-        file = folder / "patroni.yml"
-        file.write_text(yaml.safe_dump(configuration))
-        super().__init__(folder, program("patroni"), str(file))
+        self._configuration = self._configure(make_folder(folder), etcd_port)
+        self._file = folder / "patroni.yml"
+        self._file.write_text(yaml.safe_dump(self._configuration))
+        super().__init__(folder, program("patroni"), str(self._file))
 
     def status(self) -> dict[str, Any]:
         """Return what the node says of itself; nothing where it says nothing."""
@@ -51,15 +51,28 @@ class Node(Daemon):
         """Send a request to its REST API."""
         return httpx2.post(f"http://127.0.0.1:{self._rest_port}{path}", json=body, timeout=60)
 
-    def _configuration(self, folder: Path, etcd_port: int) -> dict[str, Any]:
+    def tag(self, **tags: object) -> None:
+        """Give it other tags than those it has, if they are others."""
+        if self._configuration["tags"] != tags:
+            self._configuration["tags"] = tags
+            self._file.write_text(yaml.safe_dump(self._configuration))
+            self.reload()
+
+    def streams_to(self) -> dict[str, str]:
+        """Return the nodes that stream from this one, each with its state."""
+        streams = self.status().get("replication", ())
+        return {one["application_name"]: one["sync_state"] for one in streams}
+
+    def _configure(self, folder: Path, etcd_port: int) -> dict[str, Any]:
         made: dict[str, Any] = yaml.safe_load((DEPLOY / "patroni.yml").read_text())
         made["name"] = self.name
         address = f"127.0.0.1:{self._rest_port}"
         made["restapi"] = {"listen": address, "connect_address": address}
         made["etcd3"]["hosts"] = f"127.0.0.1:{etcd_port}"
         made["watchdog"]["mode"] = "off"
+        made["tags"] = {}
         if patroni_version() < QUORUM_SINCE:
-            made["bootstrap"]["dcs"]["synchronous_mode"] = True
+            made["bootstrap"]["dcs"] |= {"synchronous_mode": True, "synchronous_node_count": 2}
         address = f"127.0.0.1:{self.port}"
         database = made["postgresql"]
         database |= {
@@ -113,6 +126,7 @@ class Cluster:
         for node in self.nodes:
             if not node.is_running():
                 node.start()
+            node.tag()
         wait_until(self.is_whole, f"three nodes, one in sync\n{self.log()}", seconds=START_SECONDS)
 
     def is_whole(self) -> bool:
@@ -121,8 +135,8 @@ class Cluster:
         roles = sorted(str(status.get("role")) for status in statuses)
         if roles[1:] != ["replica", "replica"] and roles[:2] != ["replica", "replica"]:
             return False
-        streams = [it for one in statuses for it in one.get("replication", ())]
-        return len(streams) == 2 and any(it["sync_state"] in {"sync", "quorum"} for it in streams)
+        states = [node.streams_to().values() for node in self.nodes]
+        return any(len(it) == 2 and not {"sync", "quorum"}.isdisjoint(it) for it in states)
 
     def primary(self) -> Node:
         """Return the node that is written to now."""
@@ -135,7 +149,8 @@ class Cluster:
         """Return the other nodes, the synchronous one first where there is one alone."""
         primary = self.primary()
         others = [node for node in self.nodes if node is not primary]
-        return sorted(others, key=lambda node: not node.status().get("sync_standby", False))
+        states = primary.streams_to()
+        return sorted(others, key=lambda node: states.get(node.name) not in {"sync", "quorum"})
 
     def url(self, database: str = "postgres") -> str:
         """Return the URL of a database that names all nodes."""
@@ -148,10 +163,27 @@ class Cluster:
         psql(self.primary().port, "postgres", f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def prepare_switchover(self) -> None:
+        """Let the third node follow the next primary already (docs/operating.md)."""
+        primary, (candidate, third) = self.primary(), self.standbys()
+        third.tag(nosync=True)  # first, or commits would wait for it in vain
+        wait_until(
+            lambda: primary.streams_to().get(third.name) == "async",
+            f"{third.name} is not waited for",
+            seconds=START_SECONDS,
+        )
+        third.tag(nosync=True, replicatefrom=candidate.name)
+        wait_until(
+            lambda: third.name in candidate.streams_to(),
+            f"{third.name} follows {candidate.name}",
+            seconds=START_SECONDS,
+        )
+
     def switch_over(self) -> None:
-        """Have the primary hand over to a standby that has all that it has."""
-        body = {"leader": self.primary().name, "candidate": self.standbys()[0].name}
-        answer = self.primary().post("/switchover", body)
+        """Have the primary hand over to the standby that has all that it has."""
+        primary = self.primary()
+        body = {"leader": primary.name, "candidate": self.standbys()[0].name}
+        answer = primary.post("/switchover", body)
         assert answer.status_code == httpx2.codes.OK, answer.text
 
     def kill(self) -> None:

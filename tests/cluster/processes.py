@@ -22,7 +22,7 @@ def program(name: str) -> str:
     """Return the path of a program; where it is not installed the test is skipped, and says so."""
     newest = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda it: int(it.parent.name))
     places = os.pathsep.join([*map(str, reversed(newest)), "/usr/sbin", os.environ["PATH"]])
-    found = shutil.which(name, path=places)
+    found: str | None = shutil.which(name, path=places)
     if found is None:
         pytest.skip(f"{name} is not installed: apt-get install {PACKAGES}")
     return found
@@ -46,7 +46,7 @@ def make_folder(folder: Path) -> Path:
 
 def run(*command: str, folder: Path) -> str:
     """Run a program of the cluster to its end and return what it prints."""
-    ended = subprocess.run(
+    ended: subprocess.CompletedProcess[str] = subprocess.run(
         command,
         cwd=folder,
         env=_environment(folder),
@@ -85,6 +85,11 @@ class Daemon:
     def is_running(self) -> bool:
         """Tell whether the program itself lives."""
         return self._process is not None and self._process.poll() is None
+
+    def reload(self) -> None:
+        """Have the program read its configuration anew, where it runs."""
+        if self._process is not None and self.is_running():
+            self._process.send_signal(signal.SIGHUP)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to everything that runs in the folder."""
