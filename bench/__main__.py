@@ -8,10 +8,10 @@ from typing import Final
 
 import click
 
-from bench import cpu, databases, layouts, machine, page, results, wrk
+from bench import cpu, databases, layouts, machine, page, postgres, results, wrk
 from bench.contenders import CONTENDERS, Contender
-from bench.loads import LOADS
-from bench.results import Results
+from bench.loads import LOADS, OVER_POSTGRES
+from bench.results import OverPostgres, Results
 from bench.rounds import OURS, Rounds, say
 
 MAIN_PROFILES: Final = 1_000_000
@@ -19,7 +19,10 @@ MAIN_PROFILES: Final = 1_000_000
 LAYOUT_PROFILES: Final = 200_000
 DISK_IDENTIFIERS: Final = 6
 PEERS: Final = tuple(one.name for one in CONTENDERS[1:])
-PARTS: Final = (*(load.name for load in LOADS), "growth", "cpu", "disk", "layouts", "keys")
+PARTS: Final = (
+    *(load.name for load in LOADS),
+    *("growth", "cpu", "disk", "layouts", "keys", "postgres"),
+)
 
 
 def _names(allowed: tuple[str, ...]) -> Callable[..., tuple[str, ...]]:
@@ -96,6 +99,11 @@ def main(  # noqa: PLR0913 - the options of the command
     results.save(found, path)
     click.echo(f"\n{page.summary(found)}\nAll figures: {path}")
     if publish:
+        if parts == {"postgres"} and results.PUBLISHED.exists():
+            over_postgres, found = found.over_postgres, results.read(results.PUBLISHED)
+            found.over_postgres = over_postgres
+        elif found.over_postgres is None and results.PUBLISHED.exists():
+            found.over_postgres = results.read(results.PUBLISHED).over_postgres
         results.save(found, results.PUBLISHED)
         page.write(found)
 
@@ -116,6 +124,9 @@ def _what_can_be_done(
     if "cpu" in parts and (reason := cpu.missing()):
         found.left_out["where the microseconds go"] = reason
         parts.remove("cpu")
+    if "postgres" in parts and (reason := postgres.missing()):
+        found.left_out["PostgreSQL"] = reason
+        parts.remove("postgres")
     for what, reason in found.left_out.items():
         say(f"left out: {what}: {reason}")
     return parts, contenders
@@ -152,7 +163,25 @@ def _measure(
         found.layouts = layouts.measure(
             folder, profiles=min(found.main_profiles, LAYOUT_PROFILES), repeat=found.repeat
         )
+    if "postgres" in parts:
+        found.over_postgres = _over_postgres(found, work, made[found.main_profiles])
     shutil.rmtree(folder)
+
+
+def _over_postgres(found: Results, work: Path, database: databases.Database) -> OverPostgres:
+    """Measure over PostgreSQL, on the same profiles."""
+    own = Results(
+        began=found.began,
+        seconds=found.seconds,
+        repeat=found.repeat,
+        main_profiles=found.main_profiles,
+    )
+    with postgres.server() as url:
+        say(f"copying {database.profiles:,} profiles to PostgreSQL")
+        copy, size = postgres.fill(url, database)
+        rounds = Rounds(work, work / "run", own)
+        rounds.compare(database, postgres.contenders(url), OVER_POSTGRES, with_cpu=False)
+    return OverPostgres(results=own, copy=copy, database_bytes=size)
 
 
 if __name__ == "__main__":

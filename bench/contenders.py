@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -59,14 +59,11 @@ class Contender:
         return f"not installed: {', '.join(lacking)}" if lacking else None
 
 
-def knownas(site: Site, *, module: str = "knownas", name: str = "knownas") -> Running:
-    """Start `knownas serve` with one worker, without access log, with metrics."""
+def started(name: str, site: Site, command: Sequence[str], *, database: str) -> Running:
+    """Start a Python server: a module with its arguments, over a database that a URL names."""
     running = _running(name, site)
     running.start(
-        [
-            *(sys.executable, "-m", module, "serve", "--port", str(running.port)),
-            *("--database", f"sqlite:///{site.database.path}"),
-        ],
+        [sys.executable, "-m", *command, "--port", str(running.port), "--database", database],
         environment={
             "KNOWNAS_ACCESS_LOG": "off",
             "KNOWNAS_METRICS_TOKEN": "bench",
@@ -74,6 +71,11 @@ def knownas(site: Site, *, module: str = "knownas", name: str = "knownas") -> Ru
         },
     )
     return running
+
+
+def knownas(site: Site, *, module: str = "knownas", name: str = "knownas") -> Running:
+    """Start `knownas serve` with one worker, without access log, with metrics."""
+    return started(name, site, (module, "serve"), database=f"sqlite:///{site.database.path}")
 
 
 def single_commits(site: Site) -> Running:
@@ -99,14 +101,7 @@ def python_peer(name: str) -> Callable[[Site], Running]:
     """Return what starts a peer written in Python, on the very interpreter that runs ours."""
 
     def start(site: Site) -> Running:
-        running = _running(name, site)
-        running.start(
-            [
-                *(sys.executable, "-m", f"bench.peers.{name}", "--port", str(running.port)),
-                *("--database", str(site.database.path)),
-            ]
-        )
-        return running
+        return started(name, site, (f"bench.peers.{name}",), database=str(site.database.path))
 
     return start
 
@@ -186,16 +181,18 @@ def datasette(site: Site) -> Running:
     return running
 
 
+NGINX: Final = Contender(
+    name="nginx",
+    title="nginx, a static file",
+    loads=READS,
+    start=nginx,
+    needs=("nginx",),
+    get_path=lambda _: "/identifiers.json",
+)
+
 CONTENDERS: Final = (
     Contender(name="knownas", title="knownas", loads=ALL, start=knownas),
-    Contender(
-        name="nginx",
-        title="nginx, a static file",
-        loads=READS,
-        start=nginx,
-        needs=("nginx",),
-        get_path=lambda _: "/identifiers.json",
-    ),
+    NGINX,
     Contender(
         name="redis_webdis",
         title="Redis + webdis, no keys",

@@ -29,6 +29,11 @@ class Load(NamedTuple):
     """Whether each answer has to be an error."""
     writes: bool = False
 
+    @property
+    def kind(self) -> str:
+        """The name without what it is measured over."""
+        return self.name.partition(" ")[0]
+
 
 LOADS: Final = (
     Load("get", "GET by customer"),
@@ -39,16 +44,21 @@ LOADS: Final = (
     Load("mix", "95 GET to 5 POST", writes=True),
 )
 
+OVER_POSTGRES: Final = (
+    Load("get over PostgreSQL", "GET by customer"),
+    Load("post over PostgreSQL", "POST of three values", connections=(64, 256), writes=True),
+)
+
 
 def requests(
     load: Load, contender: Contender, database: Database, targets: Iterable[Target]
 ) -> bytes:
     """Return the requests of a load on a server, in the form that `wrk.lua` reads."""
-    key = keys.mint("secret") if load.name == "unauthorized" else database.key
+    key = keys.mint("secret") if load.kind == "unauthorized" else database.key
     rng = random.Random(_SEED)
     made: list[bytes] = []
     for target in targets:
-        match load.name:
+        match load.kind:
             case "profile":
                 request = _get(key, "adapty-profile-id", target.profile_id)
             case "miss":

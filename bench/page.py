@@ -5,14 +5,16 @@ The page's prose is written by people; what stands between `<!-- bench: NAME -->
 """
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bench import plots, results, sections, tables
 from bench.contenders import CONTENDERS
-from bench.reach import GOALS, OURS, Goal, Measured
+from bench.reach import GOALS, OURS
 from bench.results import Results
 from bench.servers import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGE: Final = ROOT / "docs" / "performance.md"
 
@@ -39,6 +41,7 @@ def write(found: Results) -> None:
         "disk": _disk,
         "layouts": _layouts,
         "keys": _keys,
+        "postgres": sections.over_postgres,
         "machine": _machine,
     }
 
@@ -59,31 +62,7 @@ def summary(found: Results) -> str:
 
 
 def _reach(found: Results) -> str:
-    def row(goal: Goal) -> Sequence[str]:
-        measured = goal.measure(found)
-        bound = "≤ " if goal.is_bound_above else ""
-        value = "" if measured is None else _value(measured, goal.unit)
-        return (
-            goal.what,
-            f"{bound}{_goal(goal.at_least)}{goal.unit}",
-            f"{bound}{_goal(goal.aim)}{goal.unit}",
-            value,
-            goal.verdict(measured),
-        )
-
-    return tables.table(("", "at least", "aim", "measured", ""), map(row, GOALS), right=(1, 2, 3))
-
-
-def _goal(value: float) -> str:
-    return f"{value:.2f}" if value < 1 else f"{value:,.1f}".removesuffix(".0")
-
-
-def _value(measured: Measured, unit: str) -> str:
-    spread = measured.spread
-    text = f"**{tables.short(spread.median)}{unit}**"
-    if spread.low != spread.high:
-        text += f" ({tables.short(spread.low)}–{tables.short(spread.high)})"
-    return f"{text} {measured.note}".strip()
+    return sections.reached(found, GOALS)
 
 
 def _run(found: Results) -> str:

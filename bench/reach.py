@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from bench import results
 from bench.contenders import CONTENDERS
+from bench.loads import OVER_POSTGRES
 from bench.results import Results, Spread
 
 OURS: Final = CONTENDERS[0].name
@@ -47,18 +48,20 @@ class Goal(NamedTuple):
         return "**missed**"
 
 
-def _rate_to(peer: str, load: str = "get", connections: int = 64) -> Callable[..., Measured | None]:
+def _rate_to(
+    peer: str, load: str = "get", connections: int = 64, *, ours: str = OURS
+) -> Callable[..., Measured | None]:
     """Return what compares our rate with a peer's: by CPU time where the load was the limit."""
 
     def measure(found: Results) -> Measured | None:
-        ours = found.of(load, OURS, connections=connections)
+        mine = found.of(load, ours, connections=connections)
         theirs = found.of(load, peer, connections=connections)
-        if not ours or not theirs:
+        if not mine or not theirs:
             return None
-        if results.is_load_bound(ours) or results.is_load_bound(theirs):
-            by_cpu = results.ratio(theirs, ours, results.cpu_us)
+        if results.is_load_bound(mine) or results.is_load_bound(theirs):
+            by_cpu = results.ratio(theirs, mine, results.cpu_us)
             return Measured(by_cpu, "by CPU time: the load's core was busy")
-        return Measured(results.ratio(ours, theirs, results.rate))
+        return Measured(results.ratio(mine, theirs, results.rate))
 
     return measure
 
@@ -128,3 +131,22 @@ GOALS: Final = (
     ),
     Goal("private memory of one worker (mapped file aside)", 60, 40, _memory, " MB"),
 )  # fmt: skip
+
+_GET, _POST = (load.name for load in OVER_POSTGRES)
+
+GOALS_OVER_POSTGRES: Final = (
+    Goal("GET by customer, to nginx static", 0.35, 0.55, _rate_to("nginx", _GET, ours="postgres")),
+    Goal(
+        "GET, to a pooled query for each request",
+        3, 3, _rate_to("one_query_each", _GET, ours="postgres"), "×",
+    ),
+    Goal(
+        "GET, to FastAPI + SQLAlchemy + asyncpg",
+        25, 45, _rate_to("sqlalchemy_postgres", _GET, ours="postgres"), "×",
+    ),
+    Goal(
+        "durable POST, 256 connections, to one by one",
+        2.5, 2.5, _rate_to("one_query_each", _POST, 256, ours="postgres"), "×",
+    ),
+)  # fmt: skip
+"""With PostgreSQL on the load's core."""

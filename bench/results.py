@@ -98,6 +98,27 @@ class CpuProfile(msgspec.Struct, frozen=True, kw_only=True):
     functions: list[Share]
 
 
+class Copy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a copy from SQLite to PostgreSQL took."""
+
+    profiles: int
+    seconds: float
+    is_same: bool
+    """Whether counts and checksums of both were equal at the end."""
+    mib_second_tenth: int
+    mib_last_tenth: int
+    """Private memory of the copying process, in the second tenth of the time and in the last."""
+
+
+class OverPostgres(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured over PostgreSQL, in a run of its own or as a part of one."""
+
+    results: "Results"
+    copy: Copy
+    database_bytes: int
+    """Of all tables and indexes, after the copy."""
+
+
 class Results(msgspec.Struct, kw_only=True):
     """All that one run of the benchmark found."""
 
@@ -118,6 +139,7 @@ class Results(msgspec.Struct, kw_only=True):
     cpu: CpuProfile | None = None
     layouts: list[Layout] = []
     key_timing: KeyTiming | None = None
+    over_postgres: OverPostgres | None = None
 
     def of(
         self, load: str, server: str, *, connections: int = 64, profiles: int | None = None

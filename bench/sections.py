@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from bench import plots, results, tables
+from bench import plots, postgres, results, tables
 from bench.contenders import CONTENDERS
-from bench.loads import LOADS, Load
-from bench.reach import OURS
+from bench.loads import LOADS, OVER_POSTGRES, Load
+from bench.reach import GOALS_OVER_POSTGRES, OURS, Goal, Measured
 from bench.results import Results, Run
 
 _TITLES: Final = {one.name: one.title for one in CONTENDERS}
@@ -14,6 +14,36 @@ _LOAD_BOUND: Final = (
     "\n† The load's own core was at least 95% busy: the server could have answered more, so its"
     " CPU time a request is what counts.\n"
 )
+
+
+def reached(found: Results, goals: Iterable[Goal]) -> str:
+    """Return the table of what is to be reached, and of what was."""
+
+    def row(goal: Goal) -> Sequence[str]:
+        measured = goal.measure(found)
+        bound = "≤ " if goal.is_bound_above else ""
+        value = "" if measured is None else _value(measured, goal.unit)
+        return (
+            goal.what,
+            f"{bound}{_goal(goal.at_least)}{goal.unit}",
+            f"{bound}{_goal(goal.aim)}{goal.unit}",
+            value,
+            goal.verdict(measured),
+        )
+
+    return tables.table(("", "at least", "aim", "measured", ""), map(row, goals), right=(1, 2, 3))
+
+
+def _goal(value: float) -> str:
+    return f"{value:.2f}" if value < 1 else f"{value:,.1f}".removesuffix(".0")
+
+
+def _value(measured: Measured, unit: str) -> str:
+    spread = measured.spread
+    text = f"**{tables.short(spread.median)}{unit}**"
+    if spread.low != spread.high:
+        text += f" ({tables.short(spread.low)}–{tables.short(spread.high)})"
+    return f"{text} {measured.note}".strip()
 
 
 def get(found: Results) -> str:
@@ -219,6 +249,51 @@ def growth(found: Results) -> str:
     head = ("profiles", "requests/s", "to the smallest", "µs CPU a request", "p99 ms")
     table = tables.table(head, map(row, sizes), right=range(5))
     return f"{tables.image('growth', 'Growth')}\n{table}{_footnote(found, ['growth'])}"
+
+
+def over_postgres(found: Results) -> str:
+    """Return what was measured over PostgreSQL."""
+    over = found.over_postgres
+    if over is None:
+        return tables.NOTHING
+    own = over.results
+    when = f"Measured {own.began}; {own.main_profiles:,} profiles"
+    rounds = f"{own.repeat} rounds of {own.seconds:g} s"
+    texts = [f"{when}, {rounds}.\n", reached(own, GOALS_OVER_POSTGRES)]
+    for load in OVER_POSTGRES:
+        for connections in load.connections:
+            runs = {
+                name: of
+                for name in postgres.TITLES
+                if (of := own.of(load.name, name, connections=connections))
+            }
+            rows = (
+                (
+                    (f"**{title}**" if name == postgres.OURS else title) + tables.dagger(of),
+                    tables.rates(of),
+                    tables.with_range(results.over(of, results.cpu_us)),
+                    *(
+                        f"{results.over(of, figure).median:.2f}"
+                        for figure in (results.p50_ms, results.p99_ms)
+                    ),
+                )
+                for name, of in runs.items()
+                for title in [postgres.TITLES[name]]
+            )
+            head = ("", "requests/s", "µs CPU a request", "p50 ms", "p99 ms")
+            table = tables.table(head, rows, right=range(1, 5))
+            texts.append(f"**{load.title}, {connections} connections**\n\n{table}")
+    copy = over.copy
+    rate = copy.profiles / copy.seconds
+    texts.append(
+        f"`knownas copy` brought {copy.profiles:,} profiles from SQLite to PostgreSQL in"
+        f" {copy.seconds:,.0f} s, {rate:,.0f} a second;"
+        f" {'both were the same' if copy.is_same else '**both were not the same**'} at the end."
+        f" It had {copy.mib_second_tenth} MiB of memory for itself in the second tenth of that"
+        f" time and {copy.mib_last_tenth} MiB in the last. There a profile takes"
+        f" {over.database_bytes / copy.profiles:,.0f} bytes, indexes included.\n"
+    )
+    return "\n".join(texts) + _footnote(own, [load.name for load in OVER_POSTGRES])
 
 
 def _by_rate(found: Results, load: str) -> list[str]:
