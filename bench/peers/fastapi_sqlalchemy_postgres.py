@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException
 from pydantic import BaseModel
 from sqlalchemy import BigInteger, Integer, SmallInteger, bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -114,42 +114,46 @@ async def get_identifiers(
 
 
 async def set_identifiers(
-    request: Request,
     app_id: AppId,
     customer: CustomerId,
     profile_id: ProfileId,
     body: IdentifiersIn,  # type: ignore[valid-type] # the model is made of data
+    session: Annotated[AsyncSession, Depends(reader)],
 ) -> None:
-    """Merge the identifiers of the body into a profile's."""
+    """Merge the identifiers of the body into a profile's.
+
+    In the session that has read the key: a second one would take a second connection of the pool,
+    and when all requests have one and wait for another, none goes on.
+    """
     given: dict[str, str] = cast("BaseModel", body).model_dump(exclude_none=True)
     if not given:
         raise HTTPException(400, "At least one integration identifier must be provided.")
-    async with request.app.state.readers.begin() as session:
-        profile = await find(session, app_id, customer, profile_id, lock=True)
-        before: list[str | None] = msgspec.json.decode(profile.identifiers)
-        before += [None] * (len(KINDS) - len(before))
-        after = [given.get(kind.name, old) for kind, old in zip(KINDS, before, strict=True)]
-        changed = [
-            (kind, old, new)
-            for kind, (old, new) in enumerate(zip(before, after, strict=True))
-            if old != new
-        ]
-        if not changed:
-            return
-        gone: list[dict[str, Any]] = [
-            {"app_": app_id, "kind_": kind, "value_": old, "profile_": profile.profile_id}
-            for kind, old, _ in changed
-            if old is not None
-        ]
-        if gone:
-            connection = await session.connection()
-            await connection.execute(DELETE_IDENTIFIER, gone)
-        session.add_all(
-            Identifier(app_id=app_id, kind=kind, value=new, profile_id=profile.profile_id)
-            for kind, _, new in changed
-        )
-        profile.identifiers = msgspec.json.encode(after).decode()
-        profile.updated_at = time.time_ns() // 1_000_000
+    profile = await find(session, app_id, customer, profile_id, lock=True)
+    before: list[str | None] = msgspec.json.decode(profile.identifiers)
+    before += [None] * (len(KINDS) - len(before))
+    after = [given.get(kind.name, old) for kind, old in zip(KINDS, before, strict=True)]
+    changed = [
+        (kind, old, new)
+        for kind, (old, new) in enumerate(zip(before, after, strict=True))
+        if old != new
+    ]
+    if not changed:
+        return
+    gone: list[dict[str, Any]] = [
+        {"app_": app_id, "kind_": kind, "value_": old, "profile_": profile.profile_id}
+        for kind, old, _ in changed
+        if old is not None
+    ]
+    if gone:
+        connection = await session.connection()
+        await connection.execute(DELETE_IDENTIFIER, gone)
+    session.add_all(
+        Identifier(app_id=app_id, kind=kind, value=new, profile_id=profile.profile_id)
+        for kind, _, new in changed
+    )
+    profile.identifiers = msgspec.json.encode(after).decode()
+    profile.updated_at = time.time_ns() // 1_000_000
+    await session.commit()
 
 
 def create_app(url: str) -> FastAPI:
