@@ -63,8 +63,12 @@ def dump(url: str) -> bytes:
 class Cluster:
     """A server of the tests' own, which may be paused and killed."""
 
-    def __init__(self, folder: Path, settings: Sequence[str]) -> None:
-        """Make it in `folder` and start it."""
+    url: str
+
+    def __init__(
+        self, folder: Path, settings: Sequence[str], *, primary: "Cluster | None" = None
+    ) -> None:
+        """Make it in `folder`, as a standby if it has a primary, and start it."""
         self._folder = folder
         self._settings = settings
         self._port = free_port()
@@ -72,7 +76,10 @@ class Cluster:
         self._programs = programs()
         if os.geteuid() == 0:
             self._become_nobody()
-        self._run("initdb", "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync")
+        if primary is None:
+            self._run("initdb", "-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync")
+        else:
+            self._run("pg_basebackup", "-d", primary.url, "-R", "-c", "fast", "--no-sync")
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
         self.start()
 
@@ -107,6 +114,10 @@ class Cluster:
             yield
         finally:
             self.signal(signal.SIGCONT)
+
+    def promote(self) -> None:
+        """Make a standby a primary."""
+        self._run("pg_ctl", "-w", "promote")
 
     def kill(self) -> None:
         """End all its processes at once, without a word."""
@@ -146,12 +157,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(*settings: str) -> Iterator[Cluster]:
+def cluster(*settings: str, primary: Cluster | None = None) -> Iterator[Cluster]:
     """Give a running server, and remove it at the end."""
     # Not under pytest's folders, which only root can reach.
     folder = Path(tempfile.mkdtemp(prefix="knownas-postgres-"))
     try:
-        made = Cluster(folder, settings)
+        made = Cluster(folder, settings, primary=primary)
         try:
             yield made
         finally:

@@ -167,7 +167,8 @@ def test_operation_of_the_specification() -> None:
     for key in ("summary", "description", "operationId", "tags", "security"):
         assert served[key] == seed[key]
     assert seed["responses"].keys() <= served["responses"].keys()
-    for theirs, ours in zip(seed["parameters"], served["parameters"], strict=True):
+    assert len(seed["parameters"]) <= len(served["parameters"])  # ours may have more, after theirs
+    for theirs, ours in zip(seed["parameters"], served["parameters"], strict=False):
         parameter = _pointed_at(ours["$ref"])
         assert parameter["description"].startswith(theirs["description"])
         assert {key: parameter[key] for key in ("name", "in", "required")} == {

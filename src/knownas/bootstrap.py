@@ -121,6 +121,23 @@ def open_registry(settings: Settings, *, create: bool = True) -> Registry:
 
 
 def _open(settings: Settings, *, create: bool = True) -> Storage:
+    if settings.read_database:
+        if not (_is_postgres(settings.database) and _is_postgres(settings.read_database)):
+            raise SettingsError(
+                "KNOWNAS_READ_DATABASE is the postgresql:// URL of a standby, and needs a "
+                "KNOWNAS_DATABASE that is a PostgreSQL, too."
+            )
+        from knownas.storage.postgres_replica import (  # noqa: PLC0415 - as in open_storage
+            ReplicatedStorage,
+        )
+
+        return ReplicatedStorage(
+            settings.database,
+            standby=settings.read_database,
+            stale_reads=settings.stale_reads == "allow",
+            prepared=settings.prepared,
+            seconds=settings.database_seconds,
+        )
     return open_storage(
         settings.database,
         create=create,

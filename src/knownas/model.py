@@ -107,6 +107,13 @@ class Profile(msgspec.Struct, frozen=True):
     updated_at: int
 
 
+class LogPosition(NamedTuple):
+    """How far the log of a database with standbys was: all that was acknowledged before is in it."""
+
+    timeline: int
+    place: int
+
+
 class ProfileRef(msgspec.Struct, frozen=True):
     """How a request names a profile: by customer, by profile id, or by both."""
 

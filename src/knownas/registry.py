@@ -21,6 +21,7 @@ from knownas.model import (
     App,
     AppId,
     Identifiers,
+    LogPosition,
     Profile,
     ProfileId,
     ProfileRef,
@@ -149,6 +150,12 @@ class Registry:
         Raises ProfileNotFound and ProfileConflict.
         """
         return self.storage.identifiers(app, ref)
+
+    async def identifiers_after(
+        self, app: AppId, ref: ProfileRef, position: LogPosition
+    ) -> Identifiers:
+        """Do as `identifiers`, by a standby that has all that was written up to `position`."""
+        return await self.storage.identifiers_after(app, ref, position)
 
     def identifiers_in_turn(
         self, app: AppId, ref: ProfileRef

@@ -30,6 +30,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_seconds: Annotated[
         int, Meta(ge=1, description="How long PostgreSQL may take for a request; then it gets 503.")
     ] = 5
+    read_database: Annotated[
+        str, Meta(description="A PostgreSQL standby that answers reads of identifiers.")
+    ] = ""
+    stale_reads: Annotated[
+        Literal["never", "allow"],
+        Meta(description="Whether a standby may answer who does not say what it has to know."),
+    ] = "never"
     prepared: Annotated[
         bool, Meta(description="Whether statements are prepared in PostgreSQL and held open.")
     ] = True

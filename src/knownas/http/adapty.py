@@ -32,8 +32,12 @@ async def get_identifiers(request: Request) -> Response:
     """Answer all identifiers of a profile, unset ones as null."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
-    found = _registry(request).identifiers(key.app.id, ref)
-    identifiers = await found if inspect.isawaitable(found) else found
+    position = headers.log_position()
+    if position is not None:
+        identifiers = await _registry(request).identifiers_after(key.app.id, ref, position)
+    else:
+        found = _registry(request).identifiers(key.app.id, ref)
+        identifiers = await found if inspect.isawaitable(found) else found
     return Response(wire.identifiers_body(identifiers), media_type="application/json")
 
 

@@ -26,6 +26,7 @@ from knownas.http.guard import KeyGuard
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
+from knownas.storage import Storage
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -86,6 +87,9 @@ ROUTES: Final = (
 )
 
 
+_WRITING: Final = frozenset({"POST", "PATCH", "DELETE"})
+
+
 class Envelope:
     """What stands around every answer: its Request-Id, its error body, its count, its log line."""
 
@@ -93,6 +97,7 @@ class Envelope:
         self,
         router: ASGIApp,
         settings: Settings,
+        storage: Storage,
         metrics: Metrics,
         new_request_id: Callable[[], bytes],
     ) -> None:
@@ -103,6 +108,7 @@ class Envelope:
         self._by_path = {path: resource for resource in ROUTES for path in resource.paths}
         self._dialect = settings.error_dialect
         self._access_log = settings.access_log
+        self._storage = storage
         self._metrics = metrics
         self._log = logs.get()
 
@@ -125,6 +131,9 @@ class Envelope:
                     *message.get("headers", ()),
                     (b"request-id", request_id),
                 ]
+                position = self._storage.log_position
+                if position is not None and scope["method"] in _WRITING:
+                    message["headers"].append(wire.position_header(position))
             await send(message)
 
         try:
@@ -187,7 +196,8 @@ class Application(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         """Return what answers every request."""
         state = self.state
-        return Envelope(self.router, state.settings, state.metrics, state.new_request_id)
+        storage = state.registry.storage
+        return Envelope(self.router, state.settings, storage, state.metrics, state.new_request_id)
 
 
 async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:

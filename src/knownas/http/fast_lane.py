@@ -61,6 +61,7 @@ _ROLES: Final = {
     b"host": _HOST,
     b"connection": _CONNECTION,
     b"request-id": _OTHER_WAY,
+    wire.POSITION_HEADER.encode(): _OTHER_WAY,
     wire.SDK_PROFILE_HEADER.encode(): _OTHER_WAY,
     b"proxy-connection": _OTHER_WAY,  # to the parser it is another Connection
     b"content-length": _OTHER_WAY,
@@ -107,6 +108,7 @@ class FastLane:
         self._believed_key = registry.believed_key
         self._identifiers = registry.storage.identifiers_in_turn
         self._set_identifiers = registry.set_identifiers
+        self._tells_position = registry.storage.has_standby
         self._new_request_id = state.new_request_id
         self._dialect = state.settings.error_dialect
         self._not_found = wire.error_body(ProfileNotFound(), self._dialect)
@@ -150,7 +152,7 @@ class FastLane:
         Return what `answer_late` is to be called with once it is done.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret":
+        if key is None or key.type != "secret" or self._tells_position:
             return None
         try:
             values, unknown = clean_identifiers(wire.parse_object(body))

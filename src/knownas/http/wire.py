@@ -18,6 +18,7 @@ from knownas.errors import KnownasError, ParseError, ValidationError
 from knownas.model import (
     KINDS,
     Identifiers,
+    LogPosition,
     ProfileId,
     ProfileRef,
     clean_customer_user_id,
@@ -29,9 +30,18 @@ PROFILE_HEADER: Final = "adapty-profile-id"
 SDK_PROFILE_HEADER: Final = "adapty-sdk-profile-id"
 _CUSTOMER: Final = CUSTOMER_HEADER.encode()
 _PROFILE: Final = PROFILE_HEADER.encode()
-_MUST_BE_ONE: Final = frozenset({_CUSTOMER, _PROFILE, SDK_PROFILE_HEADER.encode(), b"content-type"})
+POSITION_HEADER: Final = "knownas-log-position"
+_MUST_BE_ONE: Final = frozenset(
+    name.encode()
+    for name in (
+        *(CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER),
+        *(POSITION_HEADER, "content-type"),
+    )
+)
 _DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
 IGNORED_HEADER: Final = "Knownas-Ignored"
+
+_is_position: Final = re.compile(rb"([0-9]{1,10})\.([0-9]{1,19})").fullmatch
 
 BODY_LIMIT: Final = 64 * 1024
 """Bytes of the largest body on the compatible paths."""
@@ -178,6 +188,22 @@ class Headers:
         if not given:
             return None
         return clean_profile_id(given.decode("latin-1"), source=SDK_PROFILE_HEADER)
+
+    def log_position(self) -> LogPosition | None:
+        """Return up to where an answer has to know all writes. Raises ValidationError."""
+        given = self.get(POSITION_HEADER)
+        if not given:
+            return None
+        if (match := _is_position(given)) is None:
+            raise ValidationError(
+                "Must be as an answer to a write had it, or left out.", source=POSITION_HEADER
+            )
+        return LogPosition(int(match[1]), int(match[2]))
+
+
+def position_header(position: LogPosition) -> tuple[bytes, bytes]:
+    """Return the header of an answer to a write that `log_position` reads."""
+    return POSITION_HEADER.encode(), b"%d.%d" % position
 
 
 async def json_object(

@@ -9,7 +9,16 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from knownas.errors import ServiceUnavailable
-from knownas.model import ApiKey, App, AppId, Identifiers, Profile, ProfileId, ProfileRef
+from knownas.model import (
+    ApiKey,
+    App,
+    AppId,
+    Identifiers,
+    LogPosition,
+    Profile,
+    ProfileId,
+    ProfileRef,
+)
 
 
 class StorageError(Exception):
@@ -36,6 +45,12 @@ class Storage(Protocol):
     migrated: list[str]
     """The names of the schema steps that opening it applied."""
 
+    has_standby: bool
+    """Whether a standby answers reads."""
+
+    log_position: LogPosition | None
+    """How far the log was after the last write here; None where no standby needs it."""
+
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
         """Return a profile's identifiers: the hot read.
 
@@ -54,6 +69,12 @@ class Storage(Protocol):
         The reads of one turn of the event loop may then share a snapshot or a query. What is
         asked in one turn had all arrived before its first read, so none of it can tell.
         """
+        ...
+
+    async def identifiers_after(
+        self, app: AppId, ref: ProfileRef, position: LogPosition
+    ) -> Identifiers:
+        """Do as `identifiers`, by a standby if it has all that was written up to `position`."""
         ...
 
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:

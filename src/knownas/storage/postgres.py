@@ -15,6 +15,7 @@ from knownas.model import (
     App,
     AppId,
     Identifiers,
+    LogPosition,
     Profile,
     ProfileId,
     ProfileRef,
@@ -71,6 +72,9 @@ class PostgresStorage:
     An object belongs to the first event loop that uses it.
     """
 
+    has_standby = False
+    log_position: LogPosition | None = None
+
     def __init__(self, url: str, *, prepared: bool = True, seconds: float = 5.0) -> None:
         """Bring the schema of the database at `url` up to date.
 
@@ -92,10 +96,13 @@ class PostgresStorage:
         )
         self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, reads.keys, seconds)
         self._pings: Gathering[None, None] = Gathering(self._readers, _ping, seconds)
-        self._writes: Gathering[Write, Profile] = Gathering(self._writers, write, seconds)
+        self._writes: Gathering[Write, Profile] = Gathering(self._writers, self._write, seconds)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
+
+    async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
+        return await write(link, group)
 
     # --- profiles ---------------------------------------------------------------------------
 
@@ -106,6 +113,13 @@ class PostgresStorage:
         return self._identifiers_by_both(app, ref)
 
     identifiers_in_turn = identifiers
+
+    async def identifiers_after(
+        self, app: AppId, ref: ProfileRef, position: LogPosition
+    ) -> Identifiers:
+        """See `Storage.identifiers_after`; the primary is always newer."""
+        del position
+        return await self.identifiers(app, ref)
 
     async def _identifiers_by_both(self, app: AppId, ref: ProfileRef) -> Identifiers:
         return (await self.profile(app, ref)).identifiers

@@ -40,9 +40,10 @@ Row = Any
 class Target:
     """Where a database is, and how connections to it are made."""
 
-    def __init__(self, url: str, *, prepared: bool = True) -> None:
-        """Take a `postgresql://` URL; of several hosts the one that can be written is used.
+    def __init__(self, url: str, *, prepared: bool = True, role: str = "read-write") -> None:
+        """Take a `postgresql://` URL; of several hosts the first in `role` to answer is used.
 
+        `role` is one of asyncpg's `target_session_attrs`, and gives way to the URL's own.
         Without `prepared` statements a PgBouncer older than 1.21 may stand in between. Raises
         StorageError for what is no such URL.
         """
@@ -65,7 +66,7 @@ class Target:
         }
         chosen = "target_session_attrs=" in parts.query or "PGTARGETSESSIONATTRS" in os.environ
         if len(self._urls) > 1 and not chosen:
-            self._options["target_session_attrs"] = "read-write"
+            self._options["target_session_attrs"] = role
         self._refusal: Exception | None = None
         self._refused_until = 0.0
 

@@ -1,0 +1,143 @@
+"""Reads from a standby: what a client has written itself it sees there, or it is asked elsewhere.
+
+A write tells how far the primary's log was after it. A read that names such a position is answered
+by the standby if that has come so far, by the primary if it has not within a moment. Everything
+else is read from the primary, unless stale reads are allowed.
+
+A position is a timeline and a place in its log. What was acknowledged at a place of one timeline
+is in every later timeline, too; a standby of an earlier one may follow a primary that is none.
+"""
+
+import asyncio
+from typing import Final
+
+from knownas.errors import KnownasError, ServiceUnavailable
+from knownas.model import AppId, Identifiers, LogPosition, Profile, ProfileRef
+from knownas.storage import postgres_reads as reads
+from knownas.storage.postgres import READERS, PostgresStorage
+from knownas.storage.postgres_gather import Gathering, Links
+from knownas.storage.postgres_link import Link, Target
+from knownas.storage.postgres_writes import Write, write
+
+WAIT_SECONDS: Final = 0.1
+"""How long a read waits for a standby that is behind, before the primary is asked."""
+
+POLL_SECONDS: Final = 0.01
+
+REST_SECONDS: Final = 1.0
+"""How long a standby is left alone after it failed to answer."""
+
+ANSWER_SECONDS: Final = 0.5
+"""How long a standby may take for an answer."""
+
+# The insert position is past all that was acknowledged, whatever `synchronous_commit` is.
+_WRITTEN_UP_TO: Final = """
+SELECT ('x' || substr(pg_walfile_name(l), 1, 8))::bit(32)::integer, (l - '0/0')::bigint
+FROM pg_current_wal_insert_lsn() l
+"""
+# The timeline is that of the last restart point: at worst a standby that has just changed to a
+# new one is not asked for a while.
+_REPLAYED_UP_TO: Final = """
+SELECT timeline_id, (pg_last_wal_replay_lsn() - '0/0')::bigint
+FROM pg_control_checkpoint() WHERE pg_is_in_recovery()
+"""
+
+Question = tuple[AppId, ProfileRef, LogPosition | None]
+
+
+class ReplicatedStorage(PostgresStorage):
+    """A PostgreSQL database with a standby that answers reads of identifiers."""
+
+    has_standby = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        standby: str,
+        stale_reads: bool = False,
+        prepared: bool = True,
+        seconds: float = 5.0,
+    ) -> None:
+        """Open the database as `PostgresStorage` does; the one at `standby` when it is needed.
+
+        With `stale_reads` the standby answers as well what names no position, as old as it is.
+        """
+        super().__init__(url, prepared=prepared, seconds=seconds)
+        self._stale_reads = stale_reads
+        target = Target(standby, prepared=prepared, role="standby")
+        self._standby = Links(target, READERS)
+        self._asked: Gathering[Question, Identifiers | None] = Gathering(
+            self._standby, _identifiers, min(ANSWER_SECONDS, seconds)
+        )
+        self._rests_until = 0.0
+
+    async def identifiers_after(
+        self, app: AppId, ref: ProfileRef, position: LogPosition
+    ) -> Identifiers:
+        """See `Storage.identifiers_after`."""
+        return await self._from_standby(app, ref, position)
+
+    def identifiers(self, app: AppId, ref: ProfileRef) -> "asyncio.Future[Identifiers]":
+        """See `Storage.identifiers`."""
+        if self._stale_reads:
+            return asyncio.ensure_future(self._from_standby(app, ref, None))
+        return asyncio.ensure_future(super().identifiers(app, ref))
+
+    identifiers_in_turn = identifiers
+
+    async def close(self) -> None:
+        """See `Storage.close`."""
+        await self._standby.close()
+        await super().close()
+
+    async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
+        answers = await write(link, group)
+        try:
+            self.log_position = LogPosition(*(await link.fetch(_WRITTEN_UP_TO))[0])
+        except Exception:  # noqa: BLE001 - it is written; without a position the primary is asked
+            self.log_position = None
+        return answers
+
+    async def _from_standby(
+        self, app: AppId, ref: ProfileRef, position: LogPosition | None
+    ) -> Identifiers:
+        by_both = ref.customer_user_id is not None and ref.profile_id is not None
+        now = asyncio.get_running_loop().time
+        until = now() + WAIT_SECONDS
+        while not by_both and now() >= self._rests_until:
+            try:
+                found = await self._asked.put((app, ref, position))
+            except ServiceUnavailable:
+                self._rests_until = now() + REST_SECONDS
+                break
+            if found is not None:
+                return found
+            if now() >= until:
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        return await super().identifiers(app, ref)
+
+
+async def _identifiers(
+    link: Link, questions: list[Question]
+) -> list[Identifiers | KnownasError | None]:
+    """Read identifiers where the standby has come far enough, else answer None.
+
+    What is read afterwards is at least as new as the position that is read first.
+    """
+    rows = await link.fetch(_REPLAYED_UP_TO)
+    answers: list[Identifiers | KnownasError | None] = [None] * len(questions)
+    if not rows or rows[0][1] is None:  # it is no standby, or has not begun
+        return answers
+    timeline, place = rows[0]
+    ready = [
+        at
+        for at, (_, _, asked) in enumerate(questions)
+        if asked is None or (asked.timeline <= timeline and asked.place <= place)
+    ]
+    if ready:
+        found = await reads.identifiers(link, [questions[at][:2] for at in ready])
+        for at, answer in zip(ready, found, strict=True):
+            answers[at] = answer
+    return answers
