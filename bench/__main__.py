@@ -180,7 +180,9 @@ def _over_postgres(found: Results, work: Path, database: databases.Database) -> 
         say(f"copying {database.profiles:,} profiles to PostgreSQL")
         copy, size = postgres.fill(url, database)
         rounds = Rounds(work, work / "run", own)
-        rounds.compare(database, postgres.contenders(url), OVER_POSTGRES, with_cpu=False)
+        with postgres.pgbouncer(url) as pooler:
+            contenders = postgres.contenders(url, pooler)
+            rounds.compare(database, contenders, OVER_POSTGRES, with_cpu=False)
     return OverPostgres(results=own, copy=copy, database_bytes=size)
 
 

@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -24,6 +25,8 @@ SETTINGS: Final = ("shared_buffers=1GB", "max_wal_size=4GB", "max_connections=10
 OURS: Final = "postgres"
 TITLES: Final = {
     OURS: "knownas over PostgreSQL",
+    "unprepared": "the same without prepared statements",
+    "pgbouncer": "the same through PgBouncer",
     "one_query_each": "knownas, a pooled query for each request",
     "sqlalchemy_postgres": "FastAPI + SQLAlchemy + asyncpg",
     NGINX.name: NGINX.title,
@@ -31,6 +34,8 @@ TITLES: Final = {
 
 _LOADS: Final = frozenset({"get", "post"})
 _START_SECONDS: Final = 60
+PREPARED_SINCE: Final = (1, 21)
+"""The version of PgBouncer from which prepared statements pass through it."""
 
 
 def missing() -> str | None:
@@ -38,21 +43,69 @@ def missing() -> str | None:
     return None if _programs() is not None else "not installed: postgresql"
 
 
-def contenders(url: str) -> list[Contender]:
+def contenders(url: str, pooler: "Pooler | None") -> list[Contender]:
     """Return who is measured over the database at `url`, ours first, nginx last."""
+    unprepared = {"KNOWNAS_PREPARED": "off"}
 
-    def start(name: str, *command: str) -> Contender:
+    def start(name: str, *command: str, at: str = url, **settings: str) -> Contender:
         def run(site: Site) -> Running:
-            return started(name, site, command, database=url)
+            return started(name, site._replace(environment=settings), command, database=at)
 
         return Contender(name=name, title=TITLES[name], loads=_LOADS, start=run)
 
-    return [
+    all_of_them = [
         start(OURS, "knownas", "serve"),
+        start("unprepared", "knownas", "serve", **unprepared),
         start("one_query_each", "bench.peers.one_query_each", "serve"),
         start("sqlalchemy_postgres", "bench.peers.fastapi_sqlalchemy_postgres"),
         NGINX,
     ]
+    if pooler is not None:
+        settings = {} if pooler.passes_prepared else unprepared
+        all_of_them.insert(2, start("pgbouncer", "knownas", "serve", at=pooler.url, **settings))
+    return all_of_them
+
+
+class Pooler(NamedTuple):
+    """A PgBouncer before the server, which pools by transaction."""
+
+    url: str
+    passes_prepared: bool
+    """From version 1.21 on; an older one is used without prepared statements."""
+
+
+@contextlib.contextmanager
+def pgbouncer(url: str) -> Iterator[Pooler | None]:
+    """Run PgBouncer before the server at `url`, on the load's core; give None if not installed."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        yield None
+        return
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    version = tuple(map(int, said.split()[1].split(".")[:2]))
+    port = free_port()
+    folder = Path(tempfile.mkdtemp(prefix="knownas-bench-"))
+    parts = urlsplit(url)
+    lines = [
+        *("[databases]", f"* = host={HOST} port={parts.port} user={parts.username}"),
+        *("[pgbouncer]", f"listen_addr = {HOST}", f"listen_port = {port}", "auth_type = any"),
+        *("pool_mode = transaction", "unix_socket_dir =", "log_connections = 0"),
+        *(["max_prepared_statements = 100"] if version >= PREPARED_SINCE else []),
+    ]
+    file = folder / "pgbouncer.ini"
+    file.write_text("\n".join([*lines, ""]))
+    folder.chmod(0o755)
+    command = ["taskset", "--cpu-list", str(LOAD_CORE), program, "--quiet"]
+    if os.geteuid() == 0:
+        command += ["--user", "nobody"]
+    with subprocess.Popen([*command, str(file)], stdin=subprocess.DEVNULL) as process:
+        try:
+            netloc = f"{parts.username}@{HOST}:{port}"
+            yield Pooler(urlunsplit(parts._replace(netloc=netloc)), version >= PREPARED_SINCE)
+        finally:
+            process.terminate()
+            process.wait()
+            shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

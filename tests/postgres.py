@@ -66,14 +66,19 @@ class Cluster:
     url: str
 
     def __init__(
-        self, folder: Path, settings: Sequence[str], *, primary: "Cluster | None" = None
+        self,
+        folder: Path,
+        settings: Sequence[str],
+        *,
+        primary: "Cluster | None" = None,
+        programs_in: Path | None = None,
     ) -> None:
         """Make it in `folder`, as a standby if it has a primary, and start it."""
         self._folder = folder
         self._settings = settings
         self._port = free_port()
         self._as: dict[str, Any] = {}
-        self._programs = programs()
+        self._programs = programs_in or programs()
         if os.geteuid() == 0:
             self._become_nobody()
         if primary is None:
@@ -114,6 +119,12 @@ class Cluster:
             yield
         finally:
             self.signal(signal.SIGCONT)
+
+    def require_tls(self) -> None:
+        """Take no connection without TLS from now on, but those through the socket's file."""
+        rules = self._folder / "data" / "pg_hba.conf"
+        rules.write_text("local all all trust\nhostssl all all all trust\n")
+        self._run("pg_ctl", "reload")
 
     def promote(self) -> None:
         """Make a standby a primary."""
@@ -157,12 +168,14 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(*settings: str, primary: Cluster | None = None) -> Iterator[Cluster]:
+def cluster(
+    *settings: str, primary: Cluster | None = None, programs_in: Path | None = None
+) -> Iterator[Cluster]:
     """Give a running server, and remove it at the end."""
     # Not under pytest's folders, which only root can reach.
     folder = Path(tempfile.mkdtemp(prefix="knownas-postgres-"))
     try:
-        made = Cluster(folder, settings, primary=primary)
+        made = Cluster(folder, settings, primary=primary, programs_in=programs_in)
         try:
             yield made
         finally:
