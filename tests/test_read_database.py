@@ -1,8 +1,10 @@
 """Reads from a standby over HTTP: the header that a write gives and a read takes."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -119,4 +121,15 @@ def test_only_postgresql_has_standbys(database: str, standby: str) -> None:
     """A line says so."""
     settings = load({"KNOWNAS_DATABASE": database, "KNOWNAS_READ_DATABASE": standby})
     with pytest.raises(SettingsError, match="KNOWNAS_READ_DATABASE"):
-        bootstrap.open_registry(settings)
+        bootstrap.open_registry(settings, with_standby=True)
+
+
+def test_commands_do_without_the_standby(tmp_path: Path) -> None:
+    """What is set for the server does not keep them from another database."""
+    settings = load(
+        {
+            "KNOWNAS_DATABASE": f"sqlite:///{tmp_path}/knownas.db",
+            "KNOWNAS_READ_DATABASE": "postgresql://u@h/d",
+        }
+    )
+    asyncio.run(bootstrap.open_registry(settings).close())

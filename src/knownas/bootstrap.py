@@ -113,34 +113,44 @@ async def two_storages(
         await from_storage.close()
 
 
-def open_registry(settings: Settings, *, create: bool = True) -> Registry:
-    """Open the registry over the database of `settings`; raises as `open_storage`."""
-    return Registry(
-        _open(settings, create=create), auto_create_profiles=settings.auto_create_profiles
+def open_registry(
+    settings: Settings, *, create: bool = True, with_standby: bool = False
+) -> Registry:
+    """Open the registry over the database of `settings`; raises as `open_storage`.
+
+    Only a server reads from the standby, which is for clients that write as well.
+    """
+    storage = (
+        _open_with_standby(settings)
+        if with_standby and settings.read_database
+        else _open(settings, create=create)
     )
+    return Registry(storage, auto_create_profiles=settings.auto_create_profiles)
 
 
 def _open(settings: Settings, *, create: bool = True) -> Storage:
-    if settings.read_database:
-        if not (_is_postgres(settings.database) and _is_postgres(settings.read_database)):
-            raise SettingsError(
-                "KNOWNAS_READ_DATABASE is the postgresql:// URL of a standby, and needs a "
-                "KNOWNAS_DATABASE that is a PostgreSQL, too."
-            )
-        from knownas.storage.postgres_replica import (  # noqa: PLC0415 - as in open_storage
-            ReplicatedStorage,
-        )
-
-        return ReplicatedStorage(
-            settings.database,
-            standby=settings.read_database,
-            stale_reads=settings.stale_reads == "allow",
-            prepared=settings.prepared,
-            seconds=settings.database_seconds,
-        )
     return open_storage(
         settings.database,
         create=create,
+        prepared=settings.prepared,
+        seconds=settings.database_seconds,
+    )
+
+
+def _open_with_standby(settings: Settings) -> Storage:
+    if not (_is_postgres(settings.database) and _is_postgres(settings.read_database)):
+        raise SettingsError(
+            "KNOWNAS_READ_DATABASE is the postgresql:// URL of a standby, and needs a "
+            "KNOWNAS_DATABASE that is a PostgreSQL, too."
+        )
+    from knownas.storage.postgres_replica import (  # noqa: PLC0415 - as in open_storage
+        ReplicatedStorage,
+    )
+
+    return ReplicatedStorage(
+        settings.database,
+        standby=settings.read_database,
+        stale_reads=settings.stale_reads == "allow",
         prepared=settings.prepared,
         seconds=settings.database_seconds,
     )
@@ -151,7 +161,7 @@ def make_app(
 ) -> Application:
     """Make what a server process serves, over `registry` or one that it opens itself."""
     logs.configure(settings.log_format)
-    return create_app(registry or open_registry(settings), settings, shared)
+    return create_app(registry or open_registry(settings, with_standby=True), settings, shared)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ async def _first_start(loaded: Settings, url: str) -> Registry | None:
 
     Any other is opened again by each process that serves, in an event loop of its own.
     """
-    registry = bootstrap.open_registry(loaded)
+    registry = bootstrap.open_registry(loaded, with_standby=True)
     is_temporary = loaded.database == bootstrap.TEMPORARY
     try:
         await _welcome(registry, url)
