@@ -95,7 +95,9 @@ def test_revoked_key_is_refused_though_the_standby_knows_it(served: Server, url:
     psql(url, "SELECT pg_wal_replay_resume()")
 
 
-@pytest.mark.parametrize("position", ["1", "1.", ".1", "1.x", "-1.1", "1.99999999999999999999"])
+@pytest.mark.parametrize(
+    "position", ["1", "1.2", "0" * 23, "0" * 25, "0" * 23 + "g", "0" * 23 + "A"]
+)
 def test_position_that_is_none_is_a_400_that_names_the_header(
     served: Server, position: str
 ) -> None:
@@ -109,7 +111,7 @@ def test_server_without_a_standby_gives_no_header_and_takes_any(server: Server) 
     """So a client may talk to both kinds."""
     written = ask(server, "POST", PROFILE_PATH, customer="c")
     assert HEADER not in written.headers
-    answer = ask(server, "GET", IDENTIFIERS_PATH, customer="c", headers=[(HEADER, "1.23")])
+    answer = ask(server, "GET", IDENTIFIERS_PATH, customer="c", headers=[(HEADER, "0" * 24)])
     assert answer.status_code == 200
 
 

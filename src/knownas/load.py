@@ -153,11 +153,13 @@ class _Server:
             async with asyncio.timeout(seconds + _SILENCE_SECONDS), asyncio.TaskGroup() as group:
                 for _ in range(self._connections):
                     group.create_task(work())
-        except* OSError as errors:
-            reason = errors.exceptions[0]
-            raise LoadError(f"Cannot reach {self._host}:{self._port}: {reason}.") from None
-        except* TimeoutError:
+        except TimeoutError:
             raise LoadError(f"No answer for {_SILENCE_SECONDS:g} seconds.") from None
+        except ExceptionGroup as errors:
+            reason = errors.exceptions[0]
+            if not isinstance(reason, OSError):
+                raise
+            raise LoadError(f"Cannot reach {self._host}:{self._port}: {reason}.") from None
         return tally
 
 

@@ -41,7 +41,7 @@ _MUST_BE_ONE: Final = frozenset(
 _DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
 IGNORED_HEADER: Final = "Knownas-Ignored"
 
-_is_position: Final = re.compile(rb"([0-9]{1,10})\.([0-9]{1,19})").fullmatch
+_is_position: Final = re.compile(rb"([0-9a-f]{8})([0-9a-f]{16})").fullmatch
 
 BODY_LIMIT: Final = 64 * 1024
 """Bytes of the largest body on the compatible paths."""
@@ -198,12 +198,12 @@ class Headers:
             raise ValidationError(
                 "Must be as an answer to a write had it, or left out.", source=POSITION_HEADER
             )
-        return LogPosition(int(match[1]), int(match[2]))
+        return LogPosition(int(match[1], 16), int(match[2], 16))
 
 
 def position_header(position: LogPosition) -> tuple[bytes, bytes]:
     """Return the header of an answer to a write that `log_position` reads."""
-    return POSITION_HEADER.encode(), b"%d.%d" % position
+    return POSITION_HEADER.encode(), b"%08x%016x" % position
 
 
 async def json_object(
