@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -38,6 +39,7 @@ NOBODY_WAITS: Final = "ALTER SYSTEM RESET synchronous_standby_names"
 A_STANDBY_IS_MISSING: Final = "ALTER SYSTEM SET synchronous_standby_names = 'missing'"
 RELOAD: Final = "SELECT pg_reload_conf()"
 CANCEL_REQUEST: Final = struct.pack("!ii", 16, 80_877_102)
+SSL_REQUEST: Final = struct.pack("!ii", 8, 80_877_103)
 WRITERS: Final = 24
 KILLS: Final = 4
 
@@ -157,7 +159,8 @@ class Tap:
 
     def was_asked_to_cancel(self) -> bool:
         """Tell whether any connection began as a CancelRequest does."""
-        return any(sent.startswith(CANCEL_REQUEST) for sent in self.sent)
+        # Where TLS is wished for, that is asked first, for a CancelRequest as well.
+        return any(sent.removeprefix(SSL_REQUEST).startswith(CANCEL_REQUEST) for sent in self.sent)
 
 
 # --- A server that hangs ------------------------------------------------------------------------
@@ -234,6 +237,21 @@ async def test_row_33_waiting_commit_is_never_cancelled(cluster: Cluster, url: s
         assert await value(storage, app, "c") == "after"
         await storage.close()
         assert not tap.was_asked_to_cancel()
+
+
+@pytest.mark.parametrize("mode", ["prefer", "disable"])
+async def test_control_cancelled_commit_is_noticed(cluster: Cluster, url: str, mode: str) -> None:
+    """The driver's own timeout does ask for it, and what listens to the wire hears that."""
+    async with Tap(url) as tap:
+        connection = await asyncpg.connect(f"{tap.url}?sslmode={mode}")
+        await connection.execute("CREATE TABLE one (number integer)")
+        assert not tap.was_asked_to_cancel()
+        async with without_standby(cluster):
+            with pytest.raises(TimeoutError):
+                await connection.execute("INSERT INTO one VALUES (1)", timeout=SECONDS / 4)
+            await asyncio.sleep(SECONDS / 4)  # it is sent by a task of its own
+        assert tap.was_asked_to_cancel()
+        await connection.close()
 
 
 async def test_stopped_event_loop_cancels_no_commit(cluster: Cluster, url: str) -> None:
