@@ -5,13 +5,16 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
-from cluster.nodes import Cluster, PgBouncer
+from cluster.nodes import PASSWORD, Cluster, PgBouncer, psql
 from cluster.writers import Writers
 from conftest import free_port, knownas, start, stop
+from knownas.storage import StorageError
+from knownas.storage.postgres import PostgresStorage
 from soak.wire import run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -160,6 +163,39 @@ def test_hung_standby_is_let_go(cluster: Cluster, serve: Serve) -> None:
     assert took <= STANDBY_SECONDS
     assert {one.status for one in writers.reads} == {200}
     assert writers.slowest() <= DEADLINE_SECONDS + SLACK_SECONDS
+
+
+@pytest.mark.parametrize("query", ["", "?target_session_attrs=read-write"])
+def test_standbys_first_in_the_list_are_passed_over(
+    cluster: Cluster, serve: Serve, query: str
+) -> None:
+    """Wherever the primary stands in the URL, it is the one that is read and written."""
+    parts = urlsplit(cluster.make_database())
+    standbys, port = cluster.standbys(), cluster.primary().port
+    hosts = ",".join(f"127.0.0.1:{number}" for number in (*(one.port for one in standbys), port))
+    name = parts.path.removeprefix("/")
+    writers = serve(f"postgresql://postgres:{PASSWORD}@{hosts}/{name}{query}")
+
+    async def then() -> None:
+        await asyncio.sleep(0)
+
+    run(lambda: while_writing(writers, lambda: None, then))
+    assert run(writers.lost) == []
+    assert writers.statuses() == {200}
+    of_ours = f"SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608 - our own name
+    assert psql(port, "postgres", of_ours) == "t"
+    assert {psql(one.port, "postgres", of_ours) for one in standbys} == {"f"}
+
+
+def test_standbys_alone_do_not_start_a_server(cluster: Cluster) -> None:
+    """Where no host can be written, the start ends, and says that this is what was looked for."""
+    name = cluster.make_database().rpartition("/")[2]
+    hosts = ",".join(f"127.0.0.1:{one.port}" for one in cluster.standbys())
+    url = f"postgresql://postgres:{PASSWORD}@{hosts}/{name}"
+    with pytest.raises(StorageError) as raised:
+        PostgresStorage(url)
+    assert "none of the hosts is as target_session_attrs says" in str(raised.value)
+    assert PASSWORD not in str(raised.value)
 
 
 @pytest.fixture
