@@ -13,6 +13,7 @@ import pytest
 import postgres
 from knownas.errors import ProfileNotFound, ServiceUnavailable
 from knownas.model import App, LogPosition, Profile, ProfileId, ProfileRef, merge_identifiers
+from knownas.storage import postgres_replica
 from knownas.storage.postgres_replica import ANSWER_SECONDS, WAIT_SECONDS, ReplicatedStorage
 from postgres import Cluster, psql
 
@@ -193,3 +194,29 @@ async def test_standby_that_hangs_or_is_gone_takes_no_answer_with_it(
         newer = await put(storage, app, "newer")
         assert await seen(storage, app, newer) == "newer"
         await storage.close()
+
+
+async def test_standby_that_answers_errors_takes_no_answer_with_it(
+    urls: tuple[str, str], standby: Cluster
+) -> None:
+    """It has another database, without our tables: the primary answers."""
+    storage = ReplicatedStorage(urls[0], standby=standby.url, seconds=SECONDS)
+    app = await storage.create_app("uuid", "one", now=1)
+    position = await put(storage, app, "after")
+    for _ in range(3):
+        assert await seen(storage, app, LogPosition(position.timeline, 0)) == "after"
+    await storage.close()
+
+
+async def test_write_whose_position_is_unknown_is_no_success(
+    storage: ReplicatedStorage, app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was not told would read with an older position. It is not written twice meanwhile."""
+    monkeypatch.setattr(postgres_replica, "_WRITTEN_UP_TO", "SELECT 1 / 0")
+    with pytest.raises(ServiceUnavailable):
+        await put(storage, app, "after")
+    assert (await storage.profile(app.id, CUSTOMER)).identifiers[BRANCH_ID] == "after"
+    with pytest.raises(ServiceUnavailable):
+        await storage.delete_profile(app.id, CUSTOMER)  # a second time it would not be found
+    with pytest.raises(ProfileNotFound):
+        await storage.profile(app.id, CUSTOMER)

@@ -11,9 +11,10 @@ is in every later timeline, too; a standby of an earlier one may follow a primar
 import asyncio
 from typing import Final
 
-from knownas.errors import KnownasError, ServiceUnavailable
+from knownas.errors import KnownasError, ProfileConflict, ProfileNotFound
 from knownas.model import AppId, Identifiers, LogPosition, Profile, ProfileRef
 from knownas.storage import postgres_reads as reads
+from knownas.storage import unavailable
 from knownas.storage.postgres import READERS, PostgresStorage
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
@@ -95,8 +96,10 @@ class ReplicatedStorage(PostgresStorage):
         answers = await write(link, group)
         try:
             self.log_position = LogPosition(*(await link.fetch(_WRITTEN_UP_TO))[0])
-        except Exception:  # noqa: BLE001 - it is written; without a position the primary is asked
-            self.log_position = None
+        except Exception as error:
+            # It is written, but a client that was not told where would read with an older position.
+            link.in_doubt = True
+            raise unavailable(error) from error
         return answers
 
     async def _from_standby(
@@ -108,7 +111,9 @@ class ReplicatedStorage(PostgresStorage):
         while not by_both and now() >= self._rests_until:
             try:
                 found = await self._asked.put((app, ref, position))
-            except ServiceUnavailable:
+            except (ProfileNotFound, ProfileConflict):
+                raise
+            except Exception:  # noqa: BLE001 - whatever is wrong with the standby, the primary answers
                 self._rests_until = now() + REST_SECONDS
                 break
             if found is not None:
