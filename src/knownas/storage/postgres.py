@@ -26,6 +26,7 @@ from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
 from knownas.storage.postgres_writes import MAX_TRIES, Write, write
+from knownas.storage.rows import from_key
 
 T = TypeVar("T")
 
@@ -203,11 +204,9 @@ class PostgresStorage:
         """See `Storage.add_key`."""
 
         async def job(link: Link) -> None:
-            times = (key.created_at, key.expires_at, key.ended_at)
             async with link.transaction():
                 await postgres_bulk.refuse_deleted(link, app)
-                row = (digest, key.id, app, key.type, key.label, *times)
-                if not await link.fetch(_INSERT_KEY, *row):
+                if not await link.fetch(_INSERT_KEY, *from_key(app, key, digest)):
                     raise ValidationError("This key is in use here already.", source="key")
                 if replacing is not None:
                     await link.fetch(_EXPIRE_KEY, overlap_until, app, replacing)
@@ -229,9 +228,7 @@ class PostgresStorage:
             async with link.transaction():
                 await postgres_bulk.refuse_deleted(link, app)
                 for key, digest in sorted(keys, key=lambda pair: pair[1]):
-                    times = (key.created_at, key.expires_at, key.ended_at)
-                    row = (digest, key.id, app, key.type, key.label, *times)
-                    if not await link.fetch(_PUT_KEY, *row):
+                    if not await link.fetch(_PUT_KEY, *from_key(app, key, digest)):
                         raise ValidationError("Another app has this key already.", source="key")
 
         await self._do(job, long=True)

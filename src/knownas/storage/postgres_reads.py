@@ -103,17 +103,7 @@ async def profiles_after(
         found = await link.fetch(_FIRST_PROFILES, app, limit)
     else:
         found = await link.fetch(_NEXT_PROFILES, app, limit, profile_id)
-    return [
-        Profile(
-            ProfileId(row[0]),
-            row[1],
-            rows.to_identifiers(row[2]),
-            rows.to_attributes(row[3]),
-            row[4],
-            row[5],
-        )
-        for row in found
-    ]
+    return [rows.to_profile(ProfileId(found_id), row) for found_id, *row in found]
 
 
 def look_up(
@@ -168,15 +158,7 @@ async def profiles_of(
     statement = _LOCK_PROFILES if lock else _READ_PROFILES
     found = await link.fetch(statement, *columns(listed))
     return {
-        listed[number - 1]: Profile(
-            listed[number - 1][1],
-            customer,
-            rows.to_identifiers(identifiers),
-            rows.to_attributes(attributes),
-            created_at,
-            updated_at,
-        )
-        for number, customer, identifiers, attributes, created_at, updated_at in found
+        listed[number - 1]: rows.to_profile(listed[number - 1][1], row) for number, *row in found
     }
 
 

@@ -254,15 +254,7 @@ def customer_rows(customers: Customers) -> list[list[Any]]:
 def profile_rows(profiles: Profiles) -> list[list[Any]]:
     """Return what `INSERT_PROFILES` and `UPDATE_PROFILES` take."""
     return columns(
-        (
-            app,
-            profile_id,
-            profile.customer_user_id,
-            rows.from_identifiers(profile.identifiers),
-            rows.from_attributes(profile.attributes),
-            profile.created_at,
-            profile.updated_at,
-        )
+        (app, profile_id, *rows.from_profile(profile))
         for (app, profile_id), profile in sorted(profiles.items(), key=lambda item: item[0])
     )
 

@@ -1,11 +1,20 @@
-"""Identifiers, attributes and keys as they stand in a row, whichever database it is of."""
+"""Profiles and keys as they stand in a row, whichever database it is of."""
 
 from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
-from knownas.model import NO_IDENTIFIERS, ApiKey, App, Attributes, Identifiers
+from knownas.model import (
+    NO_IDENTIFIERS,
+    ApiKey,
+    App,
+    AppId,
+    Attributes,
+    Identifiers,
+    Profile,
+    ProfileId,
+)
 
 KEY_COLUMNS: Final = (
     "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
@@ -40,6 +49,36 @@ def from_attributes(attributes: Attributes) -> str | None:
 def to_attributes(text: str | None) -> Attributes:
     """Return what `from_attributes` was given."""
     return () if text is None else _decode_attributes(text)
+
+
+def from_profile(profile: Profile) -> tuple[Any, ...]:
+    """Return all of a profile but its id: customer, identifiers, attributes and the two times."""
+    return (
+        profile.customer_user_id,
+        from_identifiers(profile.identifiers),
+        from_attributes(profile.attributes),
+        profile.created_at,
+        profile.updated_at,
+    )
+
+
+def to_profile(profile_id: ProfileId, row: Iterable[Any]) -> Profile:
+    """Return the profile of which `from_profile` gave the row."""
+    customer, identifiers, attributes, created_at, updated_at = row
+    return Profile(
+        profile_id,
+        customer,
+        to_identifiers(identifiers),
+        to_attributes(attributes),
+        created_at,
+        updated_at,
+    )
+
+
+def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:
+    """Return a row of `api_keys`, in the order of its columns."""
+    times = (key.created_at, key.expires_at, key.ended_at)
+    return (digest, key.id, app, key.type, key.label, *times)
 
 
 def to_key(row: Iterable[Any]) -> ApiKey:

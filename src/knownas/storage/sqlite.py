@@ -27,7 +27,7 @@ from knownas.model import (
     ProfileRef,
 )
 from knownas.storage import StorageError, sqlite_check, sqlite_file, sqlite_profiles
-from knownas.storage.rows import KEY_COLUMNS, to_key
+from knownas.storage.rows import KEY_COLUMNS, from_key, to_key
 from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
@@ -285,8 +285,7 @@ class SqliteStorage:
             _refuse_deleted(connection, app)
             if connection.execute(_KEY_EXISTS, (digest,)).get:
                 raise ValidationError("This key is in use here already.", source="key")
-            times = (key.created_at, key.expires_at, key.ended_at)
-            connection.execute(_INSERT_KEY, (digest, key.id, app, key.type, key.label, *times))
+            connection.execute(_INSERT_KEY, from_key(app, key, digest))
             if replacing is not None:
                 connection.execute(_EXPIRE_KEY, (overlap_until, app, replacing))
 
@@ -312,9 +311,7 @@ class SqliteStorage:
         def work(connection: apsw.Connection) -> None:
             _refuse_deleted(connection, app)
             for key, digest in keys:
-                times = (key.created_at, key.expires_at, key.ended_at)
-                row = (digest, key.id, app, key.type, key.label, *times)
-                if not _changes(connection, _PUT_KEY, row):
+                if not _changes(connection, _PUT_KEY, from_key(app, key, digest)):
                     raise ValidationError("Another app has this key already.", source="key")
 
         await self._writer.run(work)

@@ -242,24 +242,9 @@ def _to_profile_id(blob: bytes) -> ProfileId:
 
 
 def _to_row(app: AppId, profile: Profile) -> Row:
-    return (
-        app,
-        _to_blob(profile.profile_id),
-        profile.customer_user_id,
-        rows.from_identifiers(profile.identifiers),
-        rows.from_attributes(profile.attributes),
-        profile.created_at,
-        profile.updated_at,
-    )
+    return (app, _to_blob(profile.profile_id), *rows.from_profile(profile))
 
 
 def _to_profile(row: Row) -> tuple[int, Profile]:
-    number, blob, customer, identifiers, attributes, created_at, updated_at = row
-    return number, Profile(
-        _to_profile_id(blob),
-        customer,
-        to_identifiers(identifiers),
-        rows.to_attributes(attributes),
-        created_at,
-        updated_at,
-    )
+    number, blob, *others = row
+    return number, rows.to_profile(_to_profile_id(blob), others)
