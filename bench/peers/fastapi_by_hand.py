@@ -5,14 +5,13 @@ returns finished bytes, reads run inline, writes share our group commit. The key
 and the body are checked by the same functions as ours.
 """
 
-import argparse
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 
+from bench.peers.serving import serve
 from knownas import bootstrap
 from knownas.errors import KnownasError
 from knownas.http import wire
@@ -63,21 +62,5 @@ def create_app(database: str) -> FastAPI:
     return app
 
 
-def main() -> None:
-    """Serve on the port and the database that the command line names."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--database", required=True)
-    options = parser.parse_args()
-    uvicorn.run(
-        create_app(options.database),
-        port=options.port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-    )
-
-
 if __name__ == "__main__":
-    main()
+    serve(create_app)

@@ -6,7 +6,6 @@ customer's profile, nothing is loaded twice or lazily, statements are cached, wr
 connection instead of colliding on the database's lock, and a commit is durable (synchronous=FULL).
 """
 
-import argparse
 import hashlib
 import re
 import time
@@ -14,7 +13,6 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final, cast
 
 import msgspec
-import uvicorn
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from pydantic import BaseModel, StringConstraints, create_model
 from sqlalchemy import JSON, bindparam, delete, event, select
@@ -26,6 +24,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from bench.peers.serving import serve
 from knownas.model import KINDS
 
 PATH: Final = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
@@ -271,21 +270,5 @@ def create_app(database: str) -> FastAPI:
     return app
 
 
-def main() -> None:
-    """Serve on the port and the database that the command line names."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--database", required=True)
-    options = parser.parse_args()
-    uvicorn.run(
-        create_app(options.database),
-        port=options.port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-    )
-
-
 if __name__ == "__main__":
-    main()
+    serve(create_app)

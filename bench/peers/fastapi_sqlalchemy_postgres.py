@@ -4,13 +4,11 @@ What `fastapi_sqlalchemy.py` says of care holds here, too; the engine's pool is 
 and two writes of one profile wait for its row.
 """
 
-import argparse
 import time
 import uuid
 from typing import Annotated, Any, Final, cast
 
 import msgspec
-import uvicorn
 from fastapi import Depends, FastAPI, HTTPException
 from pydantic import BaseModel
 from sqlalchemy import BigInteger, Integer, SmallInteger, bindparam, delete, select
@@ -26,6 +24,7 @@ from bench.peers.fastapi_sqlalchemy import (
     ProfileId,
     reader,
 )
+from bench.peers.serving import serve
 from knownas.model import KINDS
 
 POOL: Final = 10
@@ -168,21 +167,5 @@ def create_app(url: str) -> FastAPI:
     return app
 
 
-def main() -> None:
-    """Serve on the port and the database that the command line names."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--database", required=True)
-    options = parser.parse_args()
-    uvicorn.run(
-        create_app(options.database),
-        port=options.port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        log_level="warning",
-    )
-
-
 if __name__ == "__main__":
-    main()
+    serve(create_app)
