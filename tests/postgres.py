@@ -50,6 +50,11 @@ def new_database(server_url: str) -> str:
     return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
 
 
+def same_database(server_url: str, url: str) -> str:
+    """Return the URL at another server of the database that `url` names."""
+    return urlunsplit(urlsplit(server_url)._replace(path=urlsplit(url).path))
+
+
 def drop_database(server_url: str, url: str) -> None:
     """Remove a database, whoever still uses it."""
     psql(server_url, f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)")

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -36,7 +35,7 @@ def standby_and_server() -> Iterator[tuple[str, Server]]:
     with postgres.cluster() as primary:
         database = postgres.new_database(primary.url)
         with postgres.cluster(primary=primary) as standby:
-            there = urlunsplit(urlsplit(standby.url)._replace(path=urlsplit(database).path))
+            there = postgres.same_database(standby.url, database)
             process = start(
                 database,
                 port := free_port(),

@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import pytest
@@ -44,8 +43,7 @@ def standby(primary: Cluster) -> Iterator[Cluster]:
 def urls(primary: Cluster, standby: Cluster) -> Iterator[tuple[str, str]]:
     """Give the URLs of a fresh database at both."""
     made = postgres.new_database(primary.url)
-    path = urlsplit(made).path
-    yield made, urlunsplit(urlsplit(standby.url)._replace(path=path))
+    yield made, postgres.same_database(standby.url, made)
     postgres.drop_database(primary.url, made)
 
 
@@ -175,7 +173,7 @@ async def test_standby_that_hangs_or_is_gone_takes_no_answer_with_it(
 ) -> None:
     """The first request waits for it a moment, the next ones do not; the primary answers all."""
     with postgres.cluster(primary=primary) as another:
-        at_another = urlunsplit(urlsplit(another.url)._replace(path=urlsplit(urls[0]).path))
+        at_another = postgres.same_database(another.url, urls[0])
         storage = ReplicatedStorage(urls[0], standby=at_another, seconds=SECONDS)
         app = await storage.create_app("uuid", "one", now=1)
         position = await put(storage, app, "after")
