@@ -133,7 +133,7 @@ async def _fill(path: Path, profiles: Iterator[Profile]) -> None:
     storage = SqliteStorage(str(path))
     app = await storage.create_app(str(uuid.UUID(int=_SEED, version=4)), "default", now=0)
     while chunk := list(itertools.islice(profiles, _CHUNK)):
-        await storage.add_profiles(app.id, sorted(chunk, key=lambda one: one.profile_id))
+        await storage.add_profiles(app.id, sorted(chunk, key=lambda one: one.profile_id), now=1)
     await storage.close()
 
 

@@ -4,6 +4,7 @@
     ├── Unauthorized            unauthorized
     ├── NotFound                not_found
     │   └── ProfileNotFound     profile_not_found
+    ├── CursorExpired           cursor_expired
     ├── MethodNotAllowed        method_not_allowed
     ├── BadRequest              (any of the 400s)
     │   ├── ValidationError     validation_error
@@ -75,6 +76,16 @@ class ProfileNotFound(NotFound):
 
     code = "profile_not_found"
     message = "Profile not found"
+
+
+class CursorExpired(KnownasError):
+    """The feed no longer has all that came after a cursor."""
+
+    code = "cursor_expired"
+    message = (
+        "The history after this cursor is not kept any more. Read the profiles anew, then follow "
+        "from a new cursor: without `after` the feed begins with the oldest change that it has."
+    )
 
 
 class MethodNotAllowed(KnownasError):

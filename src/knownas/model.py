@@ -105,6 +105,8 @@ class Profile(msgspec.Struct, frozen=True):
     attributes: Attributes
     created_at: int
     updated_at: int
+    revision: int = 1
+    """How often its database has seen it change, its beginning included."""
 
 
 class LogPosition(NamedTuple):

@@ -118,7 +118,7 @@ class Life:
             after = None if erase else f"{number}-{self._dice.random()}"
             self.promised[customer] = (state, after)
             if after is None:
-                await storage.delete_profile(app, ref)
+                await storage.delete_profile(app, ref, now=1)
             else:
                 await storage.change_profile(
                     app, ref, setting(after), now=number, create_as=an_id(self._dice)

@@ -89,6 +89,8 @@ NOT_OF_ONE_APP = {
     "create_app": "it makes the app",
     "apps": "it lists them",
     "key_by_digest": "it finds the app",
+    "end_of_changes": "its place is the same for all",
+    "prune_changes": "history is kept as long in all",
     "ping": "it asks the database",
     "check": "it reads the database whole",
     "close": "it ends the database's use",
@@ -152,7 +154,7 @@ async def test_deleted_app_is_gone_with_all_it_had(storage: Storage, app: App, o
     """Keys, profiles, customers and the name are gone; another app has what it had."""
     for one in (app, other):
         await storage.add_key(one.id, key(one, one.name), digest(one.name))
-        await storage.add_profiles(one.id, [profile(1, "u", branch_id="b")])
+        await storage.add_profiles(one.id, [profile(1, "u", branch_id="b")], now=1)
     await storage.delete_app(app.id)
     assert await storage.apps() == [other]
     assert await storage.key_by_digest(digest("one")) is None
@@ -186,7 +188,7 @@ async def test_deleting_no_app_is_a_no_op(storage: Storage, app: App, other: App
         lambda storage, app: storage.change_profile(
             app.id, ref("u"), keep, now=1, create_as=NEW_ID
         ),
-        lambda storage, app: storage.add_profiles(app.id, [profile(1, "v")]),
+        lambda storage, app: storage.add_profiles(app.id, [profile(1, "v")], now=1),
     ],
     ids=["change_profile", "add_profiles"],
 )
@@ -301,7 +303,7 @@ READS_AND_WRITES: dict[str, Use] = {
     "change_profile": lambda storage, app, ref: storage.change_profile(
         app, ref, setting(branch_id="changed"), now=9
     ),
-    "delete_profile": lambda storage, app, ref: storage.delete_profile(app, ref),
+    "delete_profile": lambda storage, app, ref: storage.delete_profile(app, ref, now=1),
 }
 of_each_use = pytest.mark.parametrize("use", READS_AND_WRITES.values(), ids=READS_AND_WRITES)
 
@@ -327,7 +329,7 @@ async def test_reference_that_names_no_profile_is_refused(
 ) -> None:
     """Unknown halves are not found, halves of two profiles conflict, and nothing changes."""
     stored = [profile(1, "a", branch_id="x"), profile(2, "b"), profile(3)]
-    await storage.add_profiles(app.id, stored)
+    await storage.add_profiles(app.id, stored, now=1)
     with pytest.raises(KnownasError) as raised:
         await use(storage, app.id, named)
     assert type(raised.value) is error
@@ -342,7 +344,7 @@ async def test_reference_that_names_a_profile_is_served(
     storage: Storage, app: App, use: Use, named: ProfileRef
 ) -> None:
     """By customer, by id and by both the same profile is read, changed or deleted."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x"), profile(2, "b")])
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x"), profile(2, "b")], now=1)
     result = await use(storage, app.id, named)
     if not isinstance(result, Profile):
         assert result == profile(1, branch_id="x").identifiers
@@ -357,7 +359,7 @@ async def test_profile_of_another_app_is_not_found(
     storage: Storage, app: App, other: App, use: Use, named: ProfileRef
 ) -> None:
     """Through another app a profile is not there, and is not touched."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")])
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")], now=1)
     with pytest.raises(ProfileNotFound):
         await use(storage, other.id, named)
     assert await storage.profile(app.id, ref("a", IDS[1])) == profile(1, "a", branch_id="x")
@@ -367,11 +369,11 @@ async def test_two_apps_may_have_the_same_customer_and_id(
     storage: Storage, app: App, other: App
 ) -> None:
     """The same customer and id in two apps are two profiles, each counted in its own."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")])
-    assert await storage.add_profiles(other.id, [profile(1, "a", branch_id="y")]) == 1
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")], now=1)
+    assert await storage.add_profiles(other.id, [profile(1, "a", branch_id="y")], now=1) == 1
     await storage.change_profile(other.id, ref("a"), setting(branch_id="z"), now=2)
     assert await storage.profile(app.id, ref("a")) == profile(1, "a", branch_id="x")
-    await storage.delete_profile(app.id, ref("a"))
+    await storage.delete_profile(app.id, ref("a"), now=1)
     assert await storage.count_profiles(app.id) == 0
     assert await storage.count_profiles(other.id) == 1
     assert (await storage.profile(other.id, ref("a"))).updated_at == 2
@@ -383,10 +385,12 @@ async def test_two_apps_may_have_the_same_customer_and_id(
 
 async def test_change_is_kept_and_dated(storage: Storage, app: App) -> None:
     """What was returned is what is kept; `updated_at` is now, `created_at` stays."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x", adjust_device_id="y")])
+    await storage.add_profiles(
+        app.id, [profile(1, "a", branch_id="x", adjust_device_id="y")], now=1
+    )
     kept = await storage.change_profile(app.id, ref("a"), setting(branch_id="z"), now=7)
     expected = profile(1, "a", branch_id="z", adjust_device_id="y")
-    assert kept == msgspec.structs.replace(expected, updated_at=7)
+    assert kept == msgspec.structs.replace(expected, updated_at=7, revision=2)
     assert await storage.profile(app.id, ref("a")) == kept
     assert await identifiers(storage, app.id, ref("a")) == kept.identifiers
     assert await storage.check() == []
@@ -394,7 +398,7 @@ async def test_change_is_kept_and_dated(storage: Storage, app: App) -> None:
 
 async def test_every_part_of_a_profile_can_change(storage: Storage, app: App) -> None:
     """Each kind can be set, replaced and taken away; attributes keep their order."""
-    await storage.add_profiles(app.id, [profile(1, "a")])
+    await storage.add_profiles(app.id, [profile(1, "a")], now=1)
     attributes = (("z", "text"), ("a", 1), ("m", 1.5), ("n", -(2.0**60)), ("e", "\u00e9\"'\\"))
     full = tuple(f"{kind.name}-1" for kind in KINDS)
     some = tuple(None if number % 3 else f"{number}" for number in range(len(KINDS)))
@@ -413,7 +417,7 @@ async def test_every_part_of_a_profile_can_change(storage: Storage, app: App) ->
 @pytest.mark.parametrize("change", [keep, setting(branch_id="x")])
 async def test_equal_result_writes_nothing(storage: Storage, app: App, change: Change) -> None:
     """Setting what is there already leaves `updated_at` as it was."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")])
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")], now=1)
     for create_as in (None, NEW_ID):
         kept = await storage.change_profile(app.id, ref("a"), change, now=7, create_as=create_as)
         assert kept == profile(1, "a", branch_id="x")
@@ -426,7 +430,7 @@ async def test_raising_change_is_raised_and_writes_nothing(
     storage: Storage, app: App, error: Exception, named: ProfileRef
 ) -> None:
     """The error comes out as it is; neither a changed nor a created profile is there."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")])
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")], now=1)
     with pytest.raises(type(error)) as raised:
         await storage.change_profile(app.id, named, raising(error), now=7, create_as=NEW_ID)
     assert raised.value is error
@@ -441,14 +445,16 @@ async def test_row_37_failing_write_harms_no_neighbour(storage: Storage, app: Ap
         return msgspec.structs.replace(setting(branch_id="torn")(before), customer_user_id="good0")
 
     stored = [profile(number, f"bad{number}") for number in range(6)]
-    await storage.add_profiles(app.id, [*stored, *(profile(10 + n, f"good{n}") for n in range(6))])
+    await storage.add_profiles(
+        app.id, [*stored, *(profile(10 + n, f"good{n}") for n in range(6))], now=1
+    )
     await storage.add_key(app.id, key(app, "a"), digest("a"))
     bad: list[Awaitable[object]] = [
         storage.change_profile(app.id, ref("bad0"), raising(ZeroDivisionError()), now=2),
         storage.change_profile(app.id, ref("bad1"), steal, now=2),
         storage.change_profile(app.id, ref("bad2"), setting(branch_id="\ud800"), now=2),
         storage.change_profile(app.id, ref("bad3", IDS[4]), keep, now=2, create_as=NEW_ID),
-        storage.delete_profile(app.id, ref("nobody")),
+        storage.delete_profile(app.id, ref("nobody"), now=1),
         storage.add_key(app.id, key(app, "b"), digest("a")),
     ]
     good = [
@@ -477,7 +483,7 @@ async def test_row_37_failing_write_harms_no_neighbour(storage: Storage, app: Ap
         (ref(profile_id=IDS[3]), profile(3, branch_id="x")),
         (
             ref("new", IDS[3]),
-            Profile(IDS[3], "new", profile(3, branch_id="x").identifiers, (), 1, 7),
+            Profile(IDS[3], "new", profile(3, branch_id="x").identifiers, (), 1, 7, 2),
         ),
     ],
 )
@@ -486,7 +492,7 @@ async def test_profile_is_created_found_or_bound(
 ) -> None:
     """A reference that finds nothing creates; an anonymous profile is bound to a new customer."""
     await storage.add_profiles(
-        app.id, [profile(1, "a", branch_id="x"), profile(2, "b"), profile(3, branch_id="x")]
+        app.id, [profile(1, "a", branch_id="x"), profile(2, "b"), profile(3, branch_id="x")], now=1
     )
     kept = await storage.change_profile(app.id, named, keep, now=7, create_as=NEW_ID)
     assert kept == expected
@@ -504,7 +510,7 @@ async def test_profile_is_not_created_over_another(
 ) -> None:
     """A customer with another profile, or a profile with another customer, is a conflict."""
     stored = [profile(1, "a"), profile(2, "b"), profile(3)]
-    await storage.add_profiles(app.id, stored)
+    await storage.add_profiles(app.id, stored, now=1)
     with pytest.raises(ProfileConflict):
         await storage.change_profile(app.id, named, setting(branch_id="x"), now=7, create_as=NEW_ID)
     for one in stored:
@@ -543,14 +549,14 @@ async def test_simultaneous_creates_make_one_profile(
 
 async def test_deleted_profile_is_returned_and_gone(storage: Storage, app: App) -> None:
     """Customer, id and identifiers are free for another profile."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")])
-    assert await storage.delete_profile(app.id, ref("a")) == profile(1, "a", branch_id="x")
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")], now=1)
+    assert await storage.delete_profile(app.id, ref("a"), now=1) == profile(1, "a", branch_id="x")
     for named in (ref("a"), ref(profile_id=IDS[1])):
         with pytest.raises(ProfileNotFound):
             await storage.profile(app.id, named)
         with pytest.raises(ProfileNotFound):
-            await storage.delete_profile(app.id, named)
-    assert await storage.add_profiles(app.id, [profile(1, "b"), profile(2, "a")]) == 2
+            await storage.delete_profile(app.id, named, now=1)
+    assert await storage.add_profiles(app.id, [profile(1, "b"), profile(2, "a")], now=1) == 2
     assert await storage.profile(app.id, ref("a")) == profile(2, "a")
     assert await storage.check() == []
 
@@ -563,15 +569,15 @@ async def test_added_profiles_are_kept_as_given(storage: Storage, app: App) -> N
     brought = msgspec.structs.replace(
         profile(1, "a", now=5, branch_id="x"), attributes=(("k", "v"), ("n", 2)), updated_at=6
     )
-    assert await storage.add_profiles(app.id, iter([brought, profile(2)])) == 2
+    assert await storage.add_profiles(app.id, iter([brought, profile(2)]), now=1) == 2
     assert await storage.profile(app.id, ref("a")) == brought
     assert await storage.count_profiles(app.id) == 2
-    assert await storage.add_profiles(app.id, []) == 0
+    assert await storage.add_profiles(app.id, [], now=1) == 0
 
 
 async def test_profile_that_is_there_is_left_out(storage: Storage, app: App) -> None:
     """An id or customer that the app has, or that came earlier in the list, is not added again."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x"), profile(2)])
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x"), profile(2)], now=1)
     brought = [
         profile(1, "new", branch_id="y"),
         profile(3, "a", branch_id="y"),
@@ -581,7 +587,7 @@ async def test_profile_that_is_there_is_left_out(storage: Storage, app: App) -> 
         profile(5, "b"),
         profile(6),
     ]
-    assert await storage.add_profiles(app.id, brought) == 2
+    assert await storage.add_profiles(app.id, brought, now=1) == 2
     assert await storage.count_profiles(app.id) == 4
     assert await storage.profile(app.id, ref("a")) == profile(1, "a", branch_id="x")
     assert await storage.profile(app.id, ref("b")) == profile(4, "b", branch_id="kept")
@@ -599,7 +605,7 @@ async def test_profiles_are_added_all_or_none(storage: Storage, app: App) -> Non
         raise EOFError
 
     with pytest.raises(EOFError):
-        await storage.add_profiles(app.id, broken())
+        await storage.add_profiles(app.id, broken(), now=1)
     assert await storage.count_profiles(app.id) == 0
 
 
@@ -611,7 +617,7 @@ async def test_rows_07_and_24_texts_are_kept_as_they_are(
     storage: Storage, app: App, other: App, texts: tuple[str, ...]
 ) -> None:
     """Each text is a customer, identifier, attribute and label of its own, byte for byte."""
-    await storage.add_profiles(other.id, [profile(1, "'")])
+    await storage.add_profiles(other.id, [profile(1, "'")], now=1)
     for number, text in enumerate(texts):
 
         def set_all(before: Profile, text: str = text) -> Profile:
@@ -636,7 +642,7 @@ async def test_rows_07_and_24_texts_are_kept_as_they_are(
 @pytest.mark.parametrize("text", INJECTIONS)
 async def test_row_24_absent_text_finds_nothing(storage: Storage, app: App, text: str) -> None:
     """What a look-up is given is never more than a value to look up."""
-    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")])
+    await storage.add_profiles(app.id, [profile(1, "a", branch_id="x")], now=1)
     await storage.add_key(app.id, key(app, "a"), digest("a"))
     for use in READS_AND_WRITES.values():
         with pytest.raises(ProfileNotFound):
@@ -657,7 +663,7 @@ async def test_acknowledged_write_is_read_through_every_opening(
 ) -> None:
     """No read that begins after a write's return sees what was before it."""
     second = await open_storage()
-    await storage.add_profiles(app.id, [profile(1, "a")])
+    await storage.add_profiles(app.id, [profile(1, "a")], now=1)
     for number in range(100):
         writer, reader = (storage, second) if number % 2 else (second, storage)
         kept = await writer.change_profile(

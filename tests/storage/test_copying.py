@@ -35,8 +35,8 @@ def profile(
 async def test_pages_are_in_the_order_of_the_ids(storage: Storage, app: App, limit: int) -> None:
     """Page after page every profile comes once, those of other apps never."""
     other = await storage.create_app("uuid", "other", now=1)
-    await storage.add_profiles(app.id, [profile(one) for one in reversed(IDS)])
-    await storage.add_profiles(other.id, [profile(IDS[2], "theirs")])
+    await storage.add_profiles(app.id, [profile(one) for one in reversed(IDS)], now=1)
+    await storage.add_profiles(other.id, [profile(IDS[2], "theirs")], now=1)
     found: list[Profile] = []
     while page := await storage.profiles_after(
         app.id, found[-1].profile_id if found else None, limit
@@ -48,7 +48,7 @@ async def test_pages_are_in_the_order_of_the_ids(storage: Storage, app: App, lim
 
 async def test_page_begins_after_an_id_that_no_profile_has(storage: Storage, app: App) -> None:
     """An id is a place in the order, whether a profile has it or not."""
-    await storage.add_profiles(app.id, [profile(one) for one in IDS])
+    await storage.add_profiles(app.id, [profile(one) for one in IDS], now=1)
     between = ProfileId("70000000-0000-4000-8000-000000000000")
     assert await storage.profiles_after(app.id, between, 1) == [profile(IDS[3])]
     assert await storage.profiles_after(AppId(app.id + 1), None, 10) == []
@@ -57,26 +57,27 @@ async def test_page_begins_after_an_id_that_no_profile_has(storage: Storage, app
 async def test_replaced_profiles_are_as_given(storage: Storage, app: App) -> None:
     """What goes is gone from every table, and what comes may take its customer and values."""
     await storage.add_profiles(
-        app.id, [profile(IDS[1], "a", "x"), profile(IDS[2], "b"), profile(IDS[3], "c")]
+        app.id, [profile(IDS[1], "a", "x"), profile(IDS[2], "b"), profile(IDS[3], "c")], now=1
     )
     new = [profile(IDS[1], "b", "y"), profile(IDS[4], "a", "x")]
-    assert await storage.replace_profiles(app.id, [IDS[1], IDS[2], IDS[5]], new) == 2
-    assert await storage.profiles_after(app.id, None, 10) == [new[0], profile(IDS[3], "c"), new[1]]
+    assert await storage.replace_profiles(app.id, [IDS[1], IDS[2], IDS[5]], new, now=1) == 2
+    changed = msgspec.structs.replace(new[0], revision=2)
+    assert await storage.profiles_after(app.id, None, 10) == [changed, profile(IDS[3], "c"), new[1]]
     assert (await storage.profile(app.id, ProfileRef("a"))).profile_id == IDS[4]
     assert await storage.check() == []
 
 
 async def test_profile_in_the_way_is_left(storage: Storage, app: App) -> None:
     """One whose id or customer another one still has is left out, the others are added."""
-    await storage.add_profiles(app.id, [profile(IDS[1], "a"), profile(IDS[2], "b")])
+    await storage.add_profiles(app.id, [profile(IDS[1], "a"), profile(IDS[2], "b")], now=1)
     new = [profile(IDS[3], "a"), profile(IDS[2], "c"), profile(IDS[4], "d")]
-    assert await storage.replace_profiles(app.id, [], new) == 1
+    assert await storage.replace_profiles(app.id, [], new, now=1) == 1
     assert [one.profile_id for one in await storage.profiles_after(app.id, None, 10)] == [
         IDS[1],
         IDS[2],
         IDS[4],
     ]
-    assert await storage.replace_profiles(app.id, [], []) == 0
+    assert await storage.replace_profiles(app.id, [], [], now=1) == 0
 
 
 async def test_nothing_is_replaced_in_an_app_that_is_gone(storage: Storage, app: App) -> None:
@@ -84,7 +85,7 @@ async def test_nothing_is_replaced_in_an_app_that_is_gone(storage: Storage, app:
     key = ApiKey("key_a", app, "secret", "", 1)
     await storage.delete_app(app.id)
     with pytest.raises(Unauthorized):
-        await storage.replace_profiles(app.id, [], [profile(IDS[1])])
+        await storage.replace_profiles(app.id, [], [profile(IDS[1])], now=1)
     with pytest.raises(Unauthorized):
         await storage.put_keys(app.id, [(key, digest("a"))])
     assert await storage.keys_with_digests(app.id) == []

@@ -176,7 +176,7 @@ async def test_row_33_hung_server_is_given_up_in_time(
                 *(value(storage, app, "c") for _ in range(50)),
                 *(put(storage, app, f"c{number}", "x") for number in range(50)),
                 storage.profile(app.id, ProfileRef("c")),
-                storage.delete_profile(app.id, ProfileRef("nobody")),
+                storage.delete_profile(app.id, ProfileRef("nobody"), now=1),
                 storage.key_by_digest(b"digest"),
                 storage.keys(app.id),
                 storage.end_key(app.id, "key", at=3),

@@ -215,6 +215,6 @@ async def test_write_whose_position_is_unknown_is_no_success(
         await put(storage, app, "after")
     assert (await storage.profile(app.id, CUSTOMER)).identifiers[BRANCH_ID] == "after"
     with pytest.raises(ServiceUnavailable):
-        await storage.delete_profile(app.id, CUSTOMER)  # a second time it would not be found
+        await storage.delete_profile(app.id, CUSTOMER, now=1)  # a second time it would not be found
     with pytest.raises(ProfileNotFound):
         await storage.profile(app.id, CUSTOMER)

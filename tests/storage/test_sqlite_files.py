@@ -14,6 +14,7 @@ import pytest
 
 from knownas.keys import digest
 from knownas.model import NO_IDENTIFIERS, ApiKey, Profile, ProfileId
+from knownas.storage.migrate import available
 from knownas.storage.sqlite import SqliteStorage
 from knownas.storage.sqlite_check import CHECKS
 from knownas.storage.sqlite_file import PAGE_BYTES
@@ -173,21 +174,35 @@ def test_database_can_be_first_opened_by_several_at_once(tmp_path: Path) -> None
         for thread in threads:
             thread.join()
         assert [one for one in outcomes if isinstance(one, Exception)] == []
-        assert sorted(outcomes, key=str) == [*[0] * (OPENERS - 1), 1]
+        assert sorted(outcomes, key=str) == [*[0] * (OPENERS - 1), len(available("sqlite"))]
 
 
 # --- What damage is found -----------------------------------------------------------------------
 
-LOST_VALUE, UNINDEXED_VALUE, LOST_CUSTOMER, UNLED_CUSTOMER, NO_APP, NO_APP_OF_KEY = CHECKS
+(
+    LOST_VALUE,
+    UNINDEXED_VALUE,
+    LOST_CUSTOMER,
+    UNLED_CUSTOMER,
+    SHARED,
+    COVERAGE,
+    HISTORY,
+    NO_APP,
+    NO_APP_OF_KEY,
+) = CHECKS
 DAMAGE: dict[str, dict[str, int]] = {
     "UPDATE profiles SET identifiers = '[]' WHERE number = 1": {LOST_VALUE: 2},
     "UPDATE profiles SET identifiers = '{}' WHERE number = 1": {LOST_VALUE: 2},
-    "INSERT INTO identifiers VALUES (1, 3, 'x', 2)": {LOST_VALUE: 1},
-    "INSERT INTO identifiers VALUES (1, 3, 'x', 99)": {LOST_VALUE: 1},
-    "UPDATE identifiers SET app_id = 2 WHERE kind = 3": {LOST_VALUE: 1, UNINDEXED_VALUE: 1},
+    "INSERT INTO identifiers VALUES (1, 3, 'x', 2)": {LOST_VALUE: 1, COVERAGE: 1},
+    "INSERT INTO identifiers VALUES (1, 3, 'x', 99)": {LOST_VALUE: 1, COVERAGE: 1},
+    "UPDATE identifiers SET app_id = 2 WHERE kind = 3": {
+        LOST_VALUE: 1,
+        UNINDEXED_VALUE: 1,
+        COVERAGE: 2,
+    },
     "UPDATE identifiers SET value = 'X' WHERE kind = 3": {LOST_VALUE: 1, UNINDEXED_VALUE: 1},
-    "DELETE FROM identifiers WHERE kind = 3": {UNINDEXED_VALUE: 1},
-    "DELETE FROM identifiers": {UNINDEXED_VALUE: 2},
+    "DELETE FROM identifiers WHERE kind = 3": {UNINDEXED_VALUE: 1, COVERAGE: 1},
+    "DELETE FROM identifiers": {UNINDEXED_VALUE: 2, COVERAGE: 2},
     "INSERT INTO customers VALUES (1, 'ghost', 1)": {LOST_CUSTOMER: 1},
     "INSERT INTO customers VALUES (1, 'ghost', 99)": {LOST_CUSTOMER: 1},
     "INSERT INTO customers VALUES (2, 'a', 1)": {LOST_CUSTOMER: 1},
@@ -197,9 +212,13 @@ DAMAGE: dict[str, dict[str, int]] = {
         UNLED_CUSTOMER: 1,
     },
     "DELETE FROM customers WHERE customer_user_id = 'a'": {UNLED_CUSTOMER: 1},
-    "DELETE FROM profiles WHERE number = 1": {LOST_VALUE: 2, LOST_CUSTOMER: 1},
-    "UPDATE profiles SET app_id = 99 WHERE number = 3": {NO_APP: 1},
+    "DELETE FROM profiles WHERE number = 1": {LOST_VALUE: 2, LOST_CUSTOMER: 1, COVERAGE: 1},
+    "UPDATE profiles SET app_id = 99 WHERE number = 3": {COVERAGE: 2, NO_APP: 1},
     "UPDATE api_keys SET app_id = 99": {NO_APP_OF_KEY: 1},
+    "INSERT INTO shared_identifiers VALUES (1, 3, 'x', 2)": {SHARED: 1},
+    "DELETE FROM coverage WHERE kind = -1": {COVERAGE: 1},
+    "UPDATE coverage SET change = change + 1": {COVERAGE: 3},
+    "UPDATE changes SET revision = 9": {HISTORY: 3},
     "DELETE FROM apps": {NO_APP: 3, NO_APP_OF_KEY: 1},
 }
 
@@ -211,7 +230,7 @@ def filled(tmp_path: Path) -> Path:
     async def fill(storage: SqliteStorage) -> None:
         app = await storage.create_app("uuid", "one", now=1)
         await storage.add_key(app.id, ApiKey("key_a", app, "secret", "", 1), digest("a"))
-        await storage.add_profiles(app.id, [PROFILE, *bare])
+        await storage.add_profiles(app.id, [PROFILE, *bare], now=1)
         await storage.close()
 
     bare = [
@@ -272,7 +291,7 @@ def test_damaged_index_is_found(filled: Path) -> None:
     in_index = content.rindex(uuid.UUID(UUIDS[0]).bytes)
     assert in_index > content.index(uuid.UUID(UUIDS[0]).bytes)
     filled.write_bytes(content[:in_index] + b"\xee" + content[in_index + 1 :])
-    assert any("sqlite_autoindex_profiles" in line for line in problems(filled))
+    assert any("index" in line for line in problems(filled))
 
 
 @pytest.mark.parametrize("table", ["apps", "api_keys", "profiles", "customers", "identifiers"])

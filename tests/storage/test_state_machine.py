@@ -1,6 +1,7 @@
 """The storage against a dict: any sequence of uses gives what the dict gives."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from knownas.errors import KnownasError
+from knownas.history import ALL_PROFILES
 from knownas.model import (
     KINDS,
     NO_IDENTIFIERS,
@@ -53,6 +55,13 @@ class StorageMachine(RuleBasedStateMachine):
         self.now = 0
         self.made = 0
         self.expected: dict[AppId, dict[ProfileId, Profile]] = {}
+        self.revisions: dict[tuple[AppId, ProfileId], int] = {}
+        """The last revision of each id, of deleted profiles too."""
+        self.seen: dict[tuple[AppId, ProfileId, int], Profile | None] = {}
+        """Every state that there was."""
+        self.followed: dict[AppId, dict[ProfileId, Profile]] = {}
+        """What a follower of the feed has made of it."""
+        self.cursors: dict[AppId, str | None] = {}
 
     @initialize()
     def make_apps(self) -> None:
@@ -60,6 +69,23 @@ class StorageMachine(RuleBasedStateMachine):
         for name in ("one", "two"):
             app = self.run(lambda name=name: self.storage.create_app(name, name, now=0))  # type: ignore[misc]
             self.expected[app.id] = {}
+            self.followed[app.id] = {}
+            self.cursors[app.id] = None
+
+    def note(self, app: AppId, profile_id: ProfileId, after: Profile | None) -> None:
+        """Remember what a profile has become; `after` has the revision that it must have."""
+        revision = self.revisions.get((app, profile_id), 0) + 1
+        assert after is None or after.revision == revision
+        self.revisions[app, profile_id] = revision
+        self.seen[app, profile_id, revision] = after
+        if after is None:
+            del self.expected[app][profile_id]
+        else:
+            self.expected[app][profile_id] = after
+
+    def next_revision(self, app: AppId, profile_id: ProfileId) -> int:
+        """Return the revision of the next state of a profile."""
+        return self.revisions.get((app, profile_id), 0) + 1
 
     def run(self, use: Callable[[], Awaitable[T]]) -> T:
         """Run one use of the storage to its end."""
@@ -115,7 +141,11 @@ class StorageMachine(RuleBasedStateMachine):
             else:
                 after = merged(ref.settle(by_customer, by_id))
             if after != self.expected[app].get(after.profile_id):
-                after = msgspec.structs.replace(after, updated_at=self.now)
+                after = msgspec.structs.replace(
+                    after,
+                    updated_at=self.now,
+                    revision=self.next_revision(app, after.profile_id),
+                )
             return after
 
         kept = self.same_outcome(
@@ -124,13 +154,14 @@ class StorageMachine(RuleBasedStateMachine):
             ),
             expected,
         )
-        if kept is not None:
-            self.expected[app][kept.profile_id] = kept
+        if kept is not None and kept != self.expected[app].get(kept.profile_id):
+            self.note(app, kept.profile_id, kept)
 
     @rule(first=strategies.booleans(), refs=strategies.lists(REFS, max_size=4), values=VALUES)
     def add(self, *, first: bool, refs: list[ProfileRef], values: dict[str, str]) -> None:
         """Add several profiles, some of which are there already."""
         app = min(self.expected) if first else max(self.expected)
+        self.now += 1
         brought = []
         for ref in refs:
             profile_id = ref.profile_id or self.new_id()
@@ -140,20 +171,102 @@ class StorageMachine(RuleBasedStateMachine):
         for profile in brought:
             ref = ProfileRef(profile.customer_user_id, profile.profile_id)
             if self.found(app, ref) == (None, None):
-                self.expected[app][profile.profile_id] = profile
-        added = self.run(lambda: self.storage.add_profiles(app, brought))
+                revision = self.next_revision(app, profile.profile_id)
+                added_one = msgspec.structs.replace(profile, revision=revision)
+                self.note(app, profile.profile_id, added_one)
+        added = self.run(lambda: self.storage.add_profiles(app, brought, now=self.now))
         assert added == len(self.expected[app]) - before
 
     @rule(first=strategies.booleans(), ref=REFS)
     def delete(self, *, first: bool, ref: ProfileRef) -> None:
         """Delete a profile."""
         app = min(self.expected) if first else max(self.expected)
+        self.now += 1
         gone = self.same_outcome(
-            lambda: self.storage.delete_profile(app, ref),
+            lambda: self.storage.delete_profile(app, ref, now=self.now),
             lambda: ref.settle(*self.found(app, ref)),
         )
         if gone is not None:
-            del self.expected[app][gone.profile_id]
+            self.note(app, gone.profile_id, None)
+
+    @rule(first=strategies.booleans(), refs=strategies.lists(REFS, max_size=3), values=VALUES)
+    def replace(self, *, first: bool, refs: list[ProfileRef], values: dict[str, str]) -> None:
+        """Put profiles in the place of those with their ids, or delete these."""
+        app = min(self.expected) if first else max(self.expected)
+        self.now += 1
+        gone = [ref.profile_id for ref in refs if ref.profile_id is not None]
+        brought: dict[ProfileId, Profile] = {}
+        left = {key: it for key, it in self.expected[app].items() if key not in gone}
+        for ref in refs:
+            profile_id = ref.profile_id or self.new_id()
+            identifiers = merge_identifiers(NO_IDENTIFIERS, values)
+            brought[profile_id] = Profile(
+                profile_id, ref.customer_user_id, identifiers, (), 0, self.now
+            )
+        new: dict[ProfileId, Profile] = {}
+        customers = {it.customer_user_id for it in left.values()} - {None}
+        for key, one in brought.items():
+            if one.customer_user_id not in customers and key not in left:
+                new[key] = msgspec.structs.replace(one, revision=self.next_revision(app, key))
+                customers |= {one.customer_user_id} - {None}
+        for key in set(gone) & self.expected[app].keys() - new.keys():
+            self.note(app, key, None)
+        for key, one in new.items():
+            self.note(app, key, one)
+        added = self.run(
+            lambda: self.storage.replace_profiles(app, gone, brought.values(), now=self.now)
+        )
+        assert added == len(new)
+
+    @rule(first=strategies.booleans(), limit=strategies.sampled_from([1, 2, 1000]))
+    def follow(self, *, first: bool, limit: int) -> None:
+        """Read on in the feed, and change the follower's copy accordingly."""
+        app = min(self.expected) if first else max(self.expected)
+        page = self.run(lambda: self.storage.changes(app, self.cursors[app], limit))
+        self.cursors[app] = page.cursor
+        for change in page.changes:
+            before = self.followed[app].get(change.profile_id)
+            assert change.before(change.after(before)) == before
+            after = change.after(before)
+            assert after == self.seen[app, change.profile_id, change.revision]
+            if after is None:
+                del self.followed[app][change.profile_id]
+            else:
+                self.followed[app][change.profile_id] = after
+
+    @rule(first=strategies.booleans(), profile_id=strategies.sampled_from(PROFILE_IDS))
+    def walk_back(self, *, first: bool, profile_id: ProfileId) -> None:
+        """Take a profile back through its history, to every state that it had."""
+        app = min(self.expected) if first else max(self.expected)
+        state = self.expected[app].get(profile_id)
+        changes = self.run(lambda: self.storage.history(app, profile_id, before=None, limit=1000))
+        assert [it.revision for it in changes] == list(range(len(changes), 0, -1))
+        for change in changes:
+            assert state == self.seen[app, profile_id, change.revision]
+            state = change.before(state)
+        assert state is None
+
+    @rule(first=strategies.booleans())
+    def count(self, *, first: bool) -> None:
+        """Hold what is counted against what there is."""
+        app = min(self.expected) if first else max(self.expected)
+        profiles = self.expected[app].values()
+        counted = Counter({ALL_PROFILES: len(profiles)})
+        holders: Counter[tuple[int, str]] = Counter()
+        for one in profiles:
+            held = [(kind, value) for kind, value in enumerate(one.identifiers) if value]
+            counted.update(kind for kind, _ in held)
+            holders.update(held)
+        total: Counter[int] = Counter()
+        for of_day in self.run(lambda: self.storage.coverage(app)):
+            total[of_day.kind] += of_day.change
+        assert +total == +counted
+        shared = {key: count for key, count in holders.items() if count > 1}
+        listed = self.run(lambda: self.storage.shared(app, None, 1000))
+        assert [(it.kind, it.value) for it in listed] == sorted(shared)
+        assert {(it.kind, it.value): it.profiles for it in listed} == shared
+        by_kind = self.run(lambda: self.storage.count_shared(app))
+        assert by_kind == Counter(kind for kind, _ in shared)
 
     @rule(first=strategies.booleans(), ref=REFS)
     def read(self, *, first: bool, ref: ProfileRef) -> None:
@@ -172,9 +285,11 @@ class StorageMachine(RuleBasedStateMachine):
         assert self.run(self.storage.check) == []
 
     def teardown(self) -> None:
-        """Count the profiles, and close the database."""
+        """Count the profiles, compare them with the follower's, and close the database."""
         for app, profiles in self.expected.items():
             assert self.run(lambda app=app: self.storage.count_profiles(app)) == len(profiles)  # type: ignore[misc]
+            self.follow(first=app == min(self.expected), limit=10_000)
+            assert self.followed[app] == profiles
         self.run(self.storage.close)
         self.runner.close()
 

@@ -56,6 +56,7 @@ STATUS: Final = {
     "profile_not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
+    "cursor_expired": 410,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "rate_limited": 429,

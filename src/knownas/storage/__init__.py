@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from knownas.errors import ServiceUnavailable
+from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.model import (
     ApiKey,
     App,
@@ -81,7 +82,7 @@ class Storage(Protocol):
         """Return the whole profile. Raises as `identifiers` does."""
         ...
 
-    def change_profile(
+    def change_profile(  # noqa: PLR0913 - whom, how, when, and by whom
         self,
         app: AppId,
         ref: ProfileRef,
@@ -89,6 +90,7 @@ class Storage(Protocol):
         *,
         now: int,
         create_as: ProfileId | None = None,
+        by: Source = SERVER,
     ) -> Awaitable[Profile]:
         """Replace a profile by `change(profile)` in one transaction and return what is kept.
 
@@ -97,7 +99,8 @@ class Storage(Protocol):
         `change` is pure and quick: it may run in another thread, and more than once. It leaves
         the ids as they are. What it raises is raised here, and nothing is written. A result
         equal to the profile writes nothing; else `updated_at` becomes `now`, or stays if that
-        is earlier: it never goes back.
+        is earlier: it never goes back, the revision grows by one, and `changes` has the
+        difference as one that came `by` that source.
 
         `create_as` None: the profile must exist; raises as `identifiers` does. Otherwise a
         profile that `ref` does not find is created, with the id of `ref` or else `create_as`,
@@ -107,18 +110,23 @@ class Storage(Protocol):
         """
         ...
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+    ) -> Profile:
         """Delete a profile with all that belongs to it, and return what it was.
 
-        Raises as `identifiers` does.
+        Its history stays. Raises as `identifiers` does.
         """
         ...
 
-    async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
+    async def add_profiles(
+        self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
+    ) -> int:
         """Add many profiles in one transaction and return how many were new.
 
-        A profile whose id or customer the app already has is left out. Raises Unauthorized
-        when the app was deleted.
+        A profile whose id or customer the app already has is left out. Each begins with revision
+        1, or after the last one that its id had here. Raises Unauthorized when the app was
+        deleted.
         """
         ...
 
@@ -137,14 +145,60 @@ class Storage(Protocol):
         ...
 
     async def replace_profiles(
-        self, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+        self,
+        app: AppId,
+        gone: Iterable[ProfileId],
+        new: Iterable[Profile],
+        *,
+        now: int,
+        by: Source = SERVER,
     ) -> int:
         """Delete profiles, then add others, as they are, and return how many were added.
 
-        It is one transaction, for as many as fit in memory. A profile that is not there needs
+        It is one transaction, for as many as fit in memory. An id that is both gone and new is
+        one change in the history. A profile that is not there needs
         no deleting; one whose id or customer another one still has is left out. Raises
         Unauthorized when the app was deleted.
         """
+        ...
+
+    async def history(
+        self, app: AppId, profile_id: ProfileId, *, before: int | None, limit: int
+    ) -> list[Change]:
+        """Return the changes of a profile whose revision is below `before`, newest first.
+
+        They are there for a deleted profile, too; none for one that never was.
+        """
+        ...
+
+    async def changes(self, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
+        """Return an app's changes after a cursor, or its first, oldest first.
+
+        No change that commits later is ever before a cursor that was given, and the changes of
+        one profile come in the order of their revisions. Raises CursorExpired where some that
+        came after the cursor may have been pruned, or it is of another feed: that of another
+        database, or of this one before it was restored.
+        """
+        ...
+
+    async def end_of_changes(self) -> str:
+        """Return the cursor after which comes all that is not committed yet, and little else."""
+        ...
+
+    async def prune_changes(self, before: int, limit: int) -> int:
+        """Delete at most `limit` of the oldest changes from before a time, and count them."""
+        ...
+
+    async def coverage(self, app: AppId) -> list[CoverageDay]:
+        """Return by how much each day changed the number of profiles with each kind."""
+        ...
+
+    async def shared(self, app: AppId, after: tuple[int, str] | None, limit: int) -> list[Shared]:
+        """Return identifiers that stand on several profiles, after a kind and value, in order."""
+        ...
+
+    async def count_shared(self, app: AppId) -> dict[int, int]:
+        """Return by kind how many identifiers stand on several profiles; no kind with none."""
         ...
 
     async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:

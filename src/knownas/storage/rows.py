@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from knownas.history import Change, Difference, Source
 from knownas.model import (
     NO_IDENTIFIERS,
     ApiKey,
@@ -24,6 +25,7 @@ KEY_COLUMNS: Final = (
 
 _decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
 _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
+_decode_difference = msgspec.json.Decoder(Difference).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -52,19 +54,20 @@ def to_attributes(text: str | None) -> Attributes:
 
 
 def from_profile(profile: Profile) -> tuple[Any, ...]:
-    """Return all of a profile but its id: customer, identifiers, attributes and the two times."""
+    """Return all of a profile but its id: customer, identifiers, attributes, times, revision."""
     return (
         profile.customer_user_id,
         from_identifiers(profile.identifiers),
         from_attributes(profile.attributes),
         profile.created_at,
         profile.updated_at,
+        profile.revision,
     )
 
 
 def to_profile(profile_id: ProfileId, row: Iterable[Any]) -> Profile:
     """Return the profile of which `from_profile` gave the row."""
-    customer, identifiers, attributes, created_at, updated_at = row
+    customer, identifiers, attributes, created_at, updated_at, revision = row
     return Profile(
         profile_id,
         customer,
@@ -72,7 +75,20 @@ def to_profile(profile_id: ProfileId, row: Iterable[Any]) -> Profile:
         to_attributes(attributes),
         created_at,
         updated_at,
+        revision,
     )
+
+
+def from_difference(difference: Difference) -> str:
+    """Return a difference as JSON, without what is the same on both sides."""
+    return _encode(difference).decode()
+
+
+def to_change(  # noqa: PLR0913, PLR0917 - the columns of a row
+    cursor: str, profile_id: ProfileId, revision: int, at: int, source: str, text: str
+) -> Change:
+    """Return the change that stands in a row of `changes`."""
+    return Change(cursor, profile_id, revision, at, Source.of(source), _decode_difference(text))
 
 
 def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:

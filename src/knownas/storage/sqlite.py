@@ -16,6 +16,7 @@ import apsw
 import msgspec
 
 from knownas.errors import Unauthorized, ValidationError
+from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.model import (
     ApiKey,
     App,
@@ -26,7 +27,13 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import StorageError, sqlite_check, sqlite_file, sqlite_profiles
+from knownas.storage import (
+    StorageError,
+    sqlite_changes,
+    sqlite_check,
+    sqlite_file,
+    sqlite_profiles,
+)
 from knownas.storage.rows import KEY_COLUMNS, from_key, to_key
 from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_errors import translated, translating
@@ -48,6 +55,9 @@ _DELETE_APP: Final = (
     "DELETE FROM identifiers WHERE app_id = ?",
     "DELETE FROM customers WHERE app_id = ?",
     "DELETE FROM profiles WHERE app_id = ?",
+    "DELETE FROM changes WHERE app_id = ?",
+    "DELETE FROM coverage WHERE app_id = ?",
+    "DELETE FROM shared_identifiers WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
@@ -175,7 +185,7 @@ class SqliteStorage:
             _, found = sqlite_profiles.settle(self._reader, app, ref)
         return found
 
-    def change_profile(
+    def change_profile(  # noqa: PLR0913 - whom, how, when, and by whom
         self,
         app: AppId,
         ref: ProfileRef,
@@ -183,6 +193,7 @@ class SqliteStorage:
         *,
         now: int,
         create_as: ProfileId | None = None,
+        by: Source = SERVER,
     ) -> asyncio.Future[Profile]:
         """See `Storage.change_profile`."""
 
@@ -200,26 +211,36 @@ class SqliteStorage:
                     _refuse_deleted(connection, app)
             after = change(bound)
             if after != before:
+                if before is not None:
+                    revision = before.revision + 1
+                elif ref.profile_id is not None:
+                    revision = sqlite_changes.next_revision(connection, app, ref.profile_id)
+                else:
+                    revision = 1
                 updated_at = max(now, bound.updated_at)  # the clock may have been put back
-                after = msgspec.structs.replace(after, updated_at=updated_at)
-                sqlite_profiles.store(connection, app, number, before, after)
+                after = msgspec.structs.replace(after, updated_at=updated_at, revision=revision)
+                sqlite_profiles.store(connection, app, number, before, after, by)
             return after
 
         return self._writer.run(work)
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+    ) -> Profile:
         """See `Storage.delete_profile`."""
         return await self._writer.run(
-            lambda write: sqlite_profiles.delete(write, app, ref), erases=True
+            lambda write: sqlite_profiles.delete(write, app, ref, now, by), erases=True
         )
 
-    async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
+    async def add_profiles(
+        self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
+    ) -> int:
         """See `Storage.add_profiles`."""
         profiles = list(profiles)
 
         def work(connection: apsw.Connection) -> int:
             _refuse_deleted(connection, app)
-            return sqlite_profiles.add(connection, app, profiles)
+            return sqlite_profiles.add(connection, app, profiles, now, by)
 
         return await self._writer.run(work)
 
@@ -234,15 +255,57 @@ class SqliteStorage:
         return await self._read_aside(lambda read: sqlite_profiles.after(read, app, after, limit))
 
     async def replace_profiles(
-        self, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+        self,
+        app: AppId,
+        gone: Iterable[ProfileId],
+        new: Iterable[Profile],
+        *,
+        now: int,
+        by: Source = SERVER,
     ) -> int:
         """See `Storage.replace_profiles`."""
 
         def work(connection: apsw.Connection) -> int:
             _refuse_deleted(connection, app)
-            return sqlite_profiles.replace(connection, app, gone, new)
+            return sqlite_profiles.replace(connection, app, gone, new, now, by)
 
         return await self._writer.run(work)
+
+    # --- history, feed and counts ---------------------------------------------------------------
+
+    async def history(
+        self, app: AppId, profile_id: ProfileId, *, before: int | None, limit: int
+    ) -> list[Change]:
+        """See `Storage.history`."""
+        return await self._read_aside(
+            lambda read: sqlite_changes.history(read, app, profile_id, before, limit)
+        )
+
+    async def changes(self, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
+        """See `Storage.changes`."""
+        return await self._read_aside(lambda read: sqlite_changes.changes(read, app, cursor, limit))
+
+    async def end_of_changes(self) -> str:
+        """See `Storage.end_of_changes`."""
+        return await self._read_aside(sqlite_changes.end)
+
+    async def prune_changes(self, before: int, limit: int) -> int:
+        """See `Storage.prune_changes`."""
+        return await self._writer.run(
+            lambda write: sqlite_changes.prune(write, before, limit), erases=True
+        )
+
+    async def coverage(self, app: AppId) -> list[CoverageDay]:
+        """See `Storage.coverage`."""
+        return await self._read_aside(lambda read: sqlite_changes.coverage(read, app))
+
+    async def shared(self, app: AppId, after: tuple[int, str] | None, limit: int) -> list[Shared]:
+        """See `Storage.shared`."""
+        return await self._read_aside(lambda read: sqlite_changes.shared(read, app, after, limit))
+
+    async def count_shared(self, app: AppId) -> dict[int, int]:
+        """See `Storage.count_shared`."""
+        return await self._read_aside(lambda read: sqlite_changes.count_shared(read, app))
 
     # --- apps and keys ------------------------------------------------------------------------
 

@@ -26,6 +26,30 @@ WHERE p.customer_user_id IS NOT NULL AND NOT EXISTS (
   SELECT 1 FROM customers c WHERE c.app_id = p.app_id
   AND c.customer_user_id = p.customer_user_id AND c.profile = p.number)
 """,
+    "shared identifiers that are not, or are and are not listed": """
+SELECT count(*) FROM (
+  SELECT app_id, kind, value, max(listed) AS listed, max(counted) AS counted FROM (
+    SELECT app_id, kind, value, profiles AS listed, 0 AS counted FROM shared_identifiers
+    UNION ALL
+    SELECT app_id, kind, value, 0, count(*) FROM identifiers
+    GROUP BY app_id, kind, value HAVING count(*) > 1)
+  GROUP BY app_id, kind, value) WHERE listed <> counted
+""",
+    "kinds whose coverage is not that of the profiles": """
+SELECT count(*) FROM (
+  SELECT app_id, kind, sum(change) AS change FROM (
+    SELECT app_id, kind, change FROM coverage
+    UNION ALL
+    SELECT app_id, kind, -count(*) FROM identifiers GROUP BY app_id, kind
+    UNION ALL
+    SELECT app_id, -1, -count(*) FROM profiles GROUP BY app_id)
+  GROUP BY app_id, kind) WHERE change <> 0
+""",
+    "profiles whose history has gone on without them": """
+SELECT count(*) FROM profiles p WHERE EXISTS (
+  SELECT 1 FROM changes c
+  WHERE c.app_id = p.app_id AND c.profile_id = p.profile_id AND c.revision > p.revision)
+""",
     "profiles of an app that does not exist": """
 SELECT count(*) FROM profiles WHERE app_id NOT IN (SELECT id FROM apps)
 """,

@@ -1,13 +1,18 @@
-"""A profile in its three tables: functions on a connection, inside the caller's transaction."""
+"""A profile in its tables: functions on a connection, inside the caller's transaction."""
 
 import contextlib
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from knownas.errors import ProfileNotFound
+from knownas.history import Source
 from knownas.model import (
+    KINDS,
     NO_IDENTIFIERS,
     AppId,
     Identifiers,
@@ -17,6 +22,8 @@ from knownas.model import (
 )
 from knownas.storage import rows
 from knownas.storage.rows import to_identifiers
+from knownas.storage.sqlite_changes import Entry, next_revision, note
+from knownas.storage.sqlite_ids import to_blob, to_profile_id
 
 _IDENTIFIERS_BY_CUSTOMER: Final = """
 SELECT p.identifiers FROM customers c CROSS JOIN profiles p ON p.number = c.profile
@@ -27,7 +34,7 @@ SELECT identifiers FROM profiles WHERE app_id = ? AND profile_id = ?
 """
 _PROFILE_COLUMNS: Final = (
     "p.number, p.profile_id, p.customer_user_id, p.identifiers, p.attributes,"
-    " p.created_at, p.updated_at"
+    " p.created_at, p.updated_at, p.revision"
 )
 _PROFILE_BY_CUSTOMER: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM customers c CROSS JOIN profiles p ON p.number = c.profile
@@ -45,13 +52,13 @@ ORDER BY p.profile_id LIMIT ?2
 """  # noqa: S608 - the columns are a constant
 _INSERT_PROFILE: Final = """
 INSERT INTO profiles
-  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at, revision)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ADD_PROFILE: Final = """
 INSERT INTO profiles
-  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
+  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at, revision)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
 WHERE NOT EXISTS (SELECT 1 FROM customers WHERE app_id = ?1 AND customer_user_id = ?3)
 ON CONFLICT DO NOTHING
 """
@@ -59,7 +66,9 @@ _ADDING_CACHE: Final = "PRAGMA cache_size = -65536"
 """64 MiB: the pages of an index that many profiles change are then written once, not each time."""
 _USUAL_CACHE: Final = "PRAGMA cache_size = -2000"
 _UPDATE_PROFILE: Final = """
-UPDATE profiles SET customer_user_id = ?, identifiers = ?, attributes = ?, updated_at = ?
+UPDATE profiles
+SET customer_user_id = ?, identifiers = ?, attributes = ?, created_at = ?, updated_at = ?,
+  revision = ?
 WHERE number = ?
 """
 _DELETE_PROFILE: Final = "DELETE FROM profiles WHERE number = ?"
@@ -73,6 +82,20 @@ INSERT INTO identifiers (app_id, kind, value, profile) VALUES (?, ?, ?, ?)
 _DELETE_IDENTIFIER: Final = """
 DELETE FROM identifiers WHERE app_id = ? AND kind = ? AND value = ? AND profile = ?
 """
+_HELD_ALREADY: Final = """
+SELECT 1 FROM identifiers WHERE app_id = ? AND kind = ? AND value = ? LIMIT 1
+"""
+_SHARED_BY_ONE_MORE: Final = """
+INSERT INTO shared_identifiers VALUES (?, ?, ?, 2)
+ON CONFLICT (app_id, kind, value) DO UPDATE SET profiles = profiles + 1
+"""
+_SHARED_NO_MORE: Final = """
+DELETE FROM shared_identifiers WHERE app_id = ? AND kind = ? AND value = ? AND profiles = 2
+"""
+_SHARED_BY_ONE_LESS: Final = """
+UPDATE shared_identifiers SET profiles = profiles - 1
+WHERE app_id = ? AND kind = ? AND value = ?
+"""
 
 Row = tuple[Any, ...]
 
@@ -82,7 +105,7 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
     if ref.profile_id is None:
         cursor = read.execute(_IDENTIFIERS_BY_CUSTOMER, (app, ref.customer_user_id))
     elif ref.customer_user_id is None:
-        cursor = read.execute(_IDENTIFIERS_BY_PROFILE, (app, _to_blob(ref.profile_id)))
+        cursor = read.execute(_IDENTIFIERS_BY_PROFILE, (app, to_blob(ref.profile_id)))
     else:
         return settle(read, app, ref)[1].identifiers
     found = cursor.get
@@ -91,14 +114,21 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
     return to_identifiers(found)
 
 
-def delete(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Profile:
+def delete(
+    connection: apsw.Connection, app: AppId, ref: ProfileRef, now: int, by: Source
+) -> Profile:
     """Delete a profile's rows and return what it was."""
     number, profile = settle(connection, app, ref)
+    _remove(connection, app, number, profile)
+    note(connection, app, [Entry(profile, None, max(now, profile.updated_at))], by)
+    return profile
+
+
+def _remove(connection: apsw.Connection, app: AppId, number: int, profile: Profile) -> None:
     connection.execute(_DELETE_PROFILE, (number,))
     if profile.customer_user_id is not None:
         connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
     _index(connection, app, number, profile.identifiers, NO_IDENTIFIERS)
-    return profile
 
 
 def after(
@@ -108,18 +138,26 @@ def after(
     if profile_id is None:
         rows = connection.execute(_FIRST_PROFILES, (app, limit))
     else:
-        rows = connection.execute(_NEXT_PROFILES, (app, limit, _to_blob(profile_id)))
+        rows = connection.execute(_NEXT_PROFILES, (app, limit, to_blob(profile_id)))
     return [_to_profile(row)[1] for row in rows]
 
 
-def replace(
-    connection: apsw.Connection, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
+    connection: apsw.Connection,
+    app: AppId,
+    gone: Iterable[ProfileId],
+    new: Iterable[Profile],
+    now: int,
+    by: Source,
 ) -> int:
     """Delete profiles that are there, then do as `add`."""
+    old: dict[ProfileId, Profile] = {}
     for profile_id in gone:
         with contextlib.suppress(ProfileNotFound):
-            delete(connection, app, ProfileRef(profile_id=profile_id))
-    return add(connection, app, new)
+            number, profile = settle(connection, app, ProfileRef(profile_id=profile_id))
+            _remove(connection, app, number, profile)
+            old[profile_id] = profile
+    return add(connection, app, new, now, by, old)
 
 
 def look_up(
@@ -132,7 +170,7 @@ def look_up(
             _PROFILE_BY_CUSTOMER, (app, ref.customer_user_id)
         ).fetchone()
     if ref.profile_id is not None:
-        by_id = connection.execute(_PROFILE_BY_ID, (app, _to_blob(ref.profile_id))).fetchone()
+        by_id = connection.execute(_PROFILE_BY_ID, (app, to_blob(ref.profile_id))).fetchone()
     return by_customer and _to_profile(by_customer), by_id and _to_profile(by_id)
 
 
@@ -156,95 +194,151 @@ def settle_or_new(
     return number, before, profile
 
 
-def store(
+def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
     connection: apsw.Connection,
     app: AppId,
     number: int | None,
     before: Profile | None,
     after: Profile,
+    by: Source,
 ) -> None:
-    """Write what differs between `before` and `after`, in all three tables."""
+    """Write what differs between `before` and `after`, in all tables, and note it."""
     row = _to_row(app, after)
     if number is None:
         connection.execute(_INSERT_PROFILE, row)
         number = connection.last_insert_rowid()
     else:
-        _, _, customer, identifiers, attributes, _, updated_at = row
-        connection.execute(_UPDATE_PROFILE, (customer, identifiers, attributes, updated_at, number))
+        connection.execute(_UPDATE_PROFILE, (*row[2:], number))
     customer_before = before.customer_user_id if before else None
     if customer_before != after.customer_user_id:
         if customer_before is not None:
             connection.execute(_DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
-    _index(
+    shared = _index(
         connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
     )
+    note(connection, app, [Entry(before, after, after.updated_at, shared)], by)
 
 
-def add(connection: apsw.Connection, app: AppId, profiles: Iterable[Profile]) -> int:
-    """Add the profiles whose id and customer are both new, and return how many they were."""
+def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
+    connection: apsw.Connection,
+    app: AppId,
+    profiles: Iterable[Profile],
+    now: int,
+    by: Source,
+    old: Mapping[ProfileId, Profile] = MappingProxyType({}),
+) -> int:
+    """Add the profiles whose id and customer are both new, and return how many they were.
+
+    `old` profiles were deleted just before; it is noted what became of them.
+    """
     connection.execute(_ADDING_CACHE)
     try:
-        return _add(connection, app, profiles)
+        added = _add(connection, app, profiles, old)
     finally:
         connection.execute(_USUAL_CACHE)
+    shared = _index_all(connection, app, added)
+    new = [one for _, one in added]
+    replaced = {one.profile_id for one in new}
+    note(
+        connection,
+        app,
+        itertools.chain(
+            (Entry(one, None, now) for key, one in old.items() if key not in replaced),
+            (
+                Entry(old.get(one.profile_id), one, now, tuple(shared.get(number, ())))
+                for number, one in added
+            ),
+        ),
+        by,
+    )
+    return len(added)
 
 
-def _add(connection: apsw.Connection, app: AppId, profiles: Iterable[Profile]) -> int:
-    added = 0
-    indexed: list[list[tuple[str, int]]] = [[] for _ in NO_IDENTIFIERS]
+def _add(
+    connection: apsw.Connection,
+    app: AppId,
+    profiles: Iterable[Profile],
+    old: Mapping[ProfileId, Profile],
+) -> list[tuple[int, Profile]]:
+    """Insert profiles and their customers, and return those that are new with their numbers."""
+    added = []
     for profile in profiles:
-        connection.execute(_ADD_PROFILE, _to_row(app, profile))
+        profile_id = profile.profile_id
+        revision = (
+            old[profile_id].revision + 1
+            if profile_id in old
+            else next_revision(connection, app, profile_id)
+        )
+        new = msgspec.structs.replace(profile, revision=revision)
+        connection.execute(_ADD_PROFILE, _to_row(app, new))
         if connection.changes() == 0:
             continue
-        added += 1
         number = connection.last_insert_rowid()
         if profile.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, profile.customer_user_id, number))
-        for values, value in zip(indexed, profile.identifiers, strict=True):
-            if value is not None:
-                values.append((value, number))
-    # In the index's own order, so that each of its pages is written once.
-    connection.executemany(
-        _INSERT_IDENTIFIER,
-        (
-            (app, kind, value, number)
-            for kind, values in enumerate(indexed)
-            for value, number in sorted(values)
-        ),
-    )
+        added.append((number, new))
     return added
+
+
+def _index_all(
+    connection: apsw.Connection, app: AppId, added: list[tuple[int, Profile]]
+) -> dict[int, list[int]]:
+    """Bring new profiles into the reverse index; return by number which kinds others have too.
+
+    It is done in the index's own order, so that each of its pages is written once.
+    """
+    shared: dict[int, list[int]] = {}
+    for kind in range(len(KINDS)):
+        values = sorted(
+            (value, number) for number, one in added if (value := one.identifiers[kind]) is not None
+        )
+        for value, number in values:
+            if _enter(connection, (app, kind, value), number):
+                shared.setdefault(number, []).append(kind)
+    return shared
 
 
 def _index(
     connection: apsw.Connection, app: AppId, number: int, before: Identifiers, after: Identifiers
-) -> None:
-    """Bring the reverse index from one set of identifiers to another."""
+) -> tuple[int, ...]:
+    """Bring the reverse index from one set of identifiers to another.
+
+    Return the kinds of new identifiers that another profile has, too.
+    """
+    shared: tuple[int, ...] = ()
+    if before == after:
+        return shared
     for kind, (old, new) in enumerate(zip(before, after, strict=True)):
         if old != new:
             if old is not None:
-                connection.execute(_DELETE_IDENTIFIER, (app, kind, old, number))
-            if new is not None:
-                connection.execute(_INSERT_IDENTIFIER, (app, kind, new, number))
+                key = (app, kind, old)
+                connection.execute(_DELETE_IDENTIFIER, (*key, number))
+                connection.execute(_SHARED_NO_MORE, key)
+                if connection.changes() == 0:
+                    connection.execute(_SHARED_BY_ONE_LESS, key)
+            if new is not None and _enter(connection, (app, kind, new), number):
+                shared += (kind,)
+    return shared
+
+
+def _enter(connection: apsw.Connection, key: tuple[AppId, int, str], number: int) -> bool:
+    """Write an identifier into the reverse index, and return whether another profile has it."""
+    held_already = connection.execute(_HELD_ALREADY, key).get is not None
+    connection.execute(_INSERT_IDENTIFIER, (*key, number))
+    if held_already:
+        connection.execute(_SHARED_BY_ONE_MORE, key)
+    return held_already
 
 
 # --- values as they stand in rows ----------------------------------------------------------------
 
 
-def _to_blob(profile_id: ProfileId) -> bytes:
-    return bytes.fromhex(profile_id.replace("-", ""))
-
-
-def _to_profile_id(blob: bytes) -> ProfileId:
-    digits = blob.hex()
-    return ProfileId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
-
-
 def _to_row(app: AppId, profile: Profile) -> Row:
-    return (app, _to_blob(profile.profile_id), *rows.from_profile(profile))
+    return (app, to_blob(profile.profile_id), *rows.from_profile(profile))
 
 
 def _to_profile(row: Row) -> tuple[int, Profile]:
     number, blob, *others = row
-    return number, rows.to_profile(_to_profile_id(blob), others)
+    return number, rows.to_profile(to_profile_id(blob), others)

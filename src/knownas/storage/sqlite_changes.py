@@ -1,0 +1,176 @@
+"""The history, the feed and what is counted of an app: functions on a connection.
+
+The writing ones run inside the transaction that changes a profile.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import apsw
+
+from knownas.errors import CursorExpired
+from knownas.history import (
+    DAY_MS,
+    Change,
+    ChangesPage,
+    CoverageDay,
+    Shared,
+    Source,
+    coverage_of,
+    difference,
+)
+from knownas.model import AppId, Profile, ProfileId
+from knownas.storage import rows
+from knownas.storage.sqlite_ids import to_blob, to_profile_id
+
+_INSERT: Final = """
+INSERT INTO changes (app_id, profile_id, revision, at, source, difference)
+VALUES (?, ?, ?, ?, ?, ?)
+"""
+_LAST_REVISION: Final = "SELECT max(revision) FROM changes WHERE app_id = ? AND profile_id = ?"
+_COUNT: Final = """
+INSERT INTO coverage VALUES (?, ?, ?, ?)
+ON CONFLICT (app_id, day, kind) DO UPDATE SET change = change + excluded.change
+"""
+_COLUMNS: Final = "profile_id, revision, at, source, difference"
+_HISTORY: Final = f"""
+SELECT position, {_COLUMNS} FROM changes
+WHERE app_id = ? AND profile_id = ? AND revision < ? ORDER BY revision DESC LIMIT ?
+"""  # noqa: S608 - the columns are a constant
+_CHANGES: Final = f"""
+SELECT position, {_COLUMNS} FROM changes INDEXED BY changes_by_app
+WHERE app_id = ? AND position > ? ORDER BY position LIMIT ?
+"""  # noqa: S608 - the columns are a constant
+_FEED: Final = "SELECT name, pruned FROM feed"
+_END: Final = "SELECT coalesce(max(position), 0) FROM changes"
+_OLD: Final = """
+SELECT max(position) FROM (
+  SELECT position, at FROM changes ORDER BY position LIMIT ?) WHERE at < ?
+"""
+_PRUNE: Final = "DELETE FROM changes WHERE position <= ?"
+_PRUNED: Final = "UPDATE feed SET pruned = max(pruned, ?)"
+_RENAME: Final = "UPDATE feed SET name = lower(hex(randomblob(6)))"
+_COVERAGE: Final = "SELECT day, kind, change FROM coverage WHERE app_id = ? ORDER BY day, kind"
+_SHARED: Final = """
+SELECT kind, value, profiles FROM shared_identifiers
+WHERE app_id = ?1 AND (kind, value) > (?2, ?3) ORDER BY kind, value LIMIT ?4
+"""
+_COUNT_SHARED: Final = """
+SELECT kind, count(*) FROM shared_identifiers WHERE app_id = ? GROUP BY kind ORDER BY kind
+"""
+MAX_REVISION: Final = 2**62
+
+
+class Entry(NamedTuple):
+    """What a change is noted of."""
+
+    before: Profile | None
+    after: Profile | None
+    at: int
+    shared: tuple[int, ...] = ()
+
+
+def next_revision(connection: apsw.Connection, app: AppId, profile_id: ProfileId) -> int:
+    """Return the revision with which a profile of this id begins: 1, or after its last one."""
+    last: int | None = connection.execute(_LAST_REVISION, (app, to_blob(profile_id))).get
+    return (last or 0) + 1
+
+
+def note(connection: apsw.Connection, app: AppId, entries: Iterable[Entry], by: Source) -> None:
+    """Write what changed into the history, and count it."""
+    source = by.text()
+    counted: Counter[tuple[int, int]] = Counter()
+    for before, after, at, shared in entries:
+        known = after or before
+        if known is None:
+            continue
+        revision = after.revision if after else known.revision + 1
+        text = rows.from_difference(difference(before, after, shared))
+        connection.execute(_INSERT, (app, to_blob(known.profile_id), revision, at, source, text))
+        for kind, change in coverage_of(before, after):
+            counted[at // DAY_MS, kind] += change
+    for (day, kind), change in counted.items():
+        if change:
+            connection.execute(_COUNT, (app, day, kind, change))
+
+
+def history(
+    connection: apsw.Connection, app: AppId, profile_id: ProfileId, before: int | None, limit: int
+) -> list[Change]:
+    """Return the changes of a profile before a revision, the newest first."""
+    name, _ = _feed(connection)
+    values = (app, to_blob(profile_id), before or MAX_REVISION, limit)
+    return [_to_change(name, *row) for row in connection.execute(_HISTORY, values)]
+
+
+def changes(connection: apsw.Connection, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
+    """Return the changes after a cursor, the oldest first."""
+    name, pruned = _feed(connection)
+    position = 0 if cursor is None else _position(cursor, name)
+    if cursor is not None and position < pruned:
+        raise CursorExpired
+    # Asked first: what is committed between the two statements comes with the next page.
+    end_now = end(connection)
+    found = [_to_change(name, *row) for row in connection.execute(_CHANGES, (app, position, limit))]
+    # Past the changes of other apps, lest a cursor that rests expires.
+    return ChangesPage(found, found[-1].cursor if len(found) == limit else end_now)
+
+
+def end(connection: apsw.Connection) -> str:
+    """Return the cursor after which comes what is not written yet."""
+    name, pruned = _feed(connection)
+    return f"{name}-{max(pruned, connection.execute(_END).get)}"
+
+
+def prune(connection: apsw.Connection, before: int, limit: int) -> int:
+    """Delete at most `limit` of the oldest changes, none that is not older, and count them."""
+    last = connection.execute(_OLD, (limit, before)).get
+    if last is None:
+        return 0
+    connection.execute(_PRUNE, (last,))
+    pruned = connection.changes()
+    connection.execute(_PRUNED, (last,))
+    return pruned
+
+
+def rename(connection: apsw.Connection) -> None:
+    """Make all cursors that were given so far those of another feed."""
+    connection.execute(_RENAME)
+
+
+def coverage(connection: apsw.Connection, app: AppId) -> list[CoverageDay]:
+    """Return what each day changed, the oldest first."""
+    return [CoverageDay(*row) for row in connection.execute(_COVERAGE, (app,))]
+
+
+def shared(
+    connection: apsw.Connection, app: AppId, after: tuple[int, str] | None, limit: int
+) -> list[Shared]:
+    """Return identifiers that stand on several profiles, in the order of kind and value."""
+    kind, value = after or (-1, "")
+    return [Shared(*row) for row in connection.execute(_SHARED, (app, kind, value, limit))]
+
+
+def count_shared(connection: apsw.Connection, app: AppId) -> dict[int, int]:
+    """Return how many identifiers of each kind stand on several profiles."""
+    return dict(connection.execute(_COUNT_SHARED, (app,)))
+
+
+def _feed(connection: apsw.Connection) -> tuple[str, int]:
+    [feed] = connection.execute(_FEED)
+    name, pruned = feed
+    return name, pruned
+
+
+def _position(cursor: str, name: str) -> int:
+    of, _, position = cursor.partition("-")
+    if of != name or not position.isdecimal() or not position.isascii():
+        raise CursorExpired
+    return min(int(position[:18]), MAX_REVISION)
+
+
+def _to_change(  # noqa: PLR0913, PLR0917 - the columns of a row
+    name: str, position: int, blob: bytes, revision: int, at: int, source: str, text: str
+) -> Change:
+    return rows.to_change(f"{name}-{position}", to_profile_id(blob), revision, at, source, text)
