@@ -15,6 +15,7 @@ import msgspec
 
 from knownas import demo, keys
 from knownas.errors import Unauthorized, ValidationError
+from knownas.history import SERVER, Source
 from knownas.keys import KeyType
 from knownas.model import (
     ApiKey,
@@ -164,7 +165,7 @@ class Registry:
         return self.storage.identifiers_in_turn(app, ref)
 
     def set_identifiers(
-        self, app: AppId, ref: ProfileRef, values: Mapping[str, str]
+        self, app: AppId, ref: ProfileRef, values: Mapping[str, str], *, by: Source = SERVER
     ) -> Awaitable[Profile]:
         """Merge `values` (by kind name) into a profile's identifiers; begun at once.
 
@@ -179,6 +180,7 @@ class Registry:
             ),
             now=self._clock(),
             create_as=self._new_profile_id() if self._auto_create_profiles else None,
+            by=by,
         )
 
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
@@ -186,30 +188,40 @@ class Registry:
         return await self.storage.profile(app, ref)
 
     async def put_profile(
-        self, app: AppId, ref: ProfileRef, attributes: Mapping[str, str | float | None]
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        attributes: Mapping[str, str | float | None],
+        *,
+        by: Source = SERVER,
     ) -> Profile:
         """Create a profile, or return the existing one, with the attribute patch applied.
 
         With both halves of `ref`, the customer is bound to an anonymous profile of that id.
         Raises ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, self._new_profile_id())
+        return await self._patch_attributes(app, ref, attributes, self._new_profile_id(), by)
 
     async def update_profile(
-        self, app: AppId, ref: ProfileRef, attributes: Mapping[str, str | float | None]
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        attributes: Mapping[str, str | float | None],
+        *,
+        by: Source = SERVER,
     ) -> Profile:
         """Apply an attribute patch (None removes) to an existing profile and return it.
 
         Raises ProfileNotFound, ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, None)
+        return await self._patch_attributes(app, ref, attributes, None, by)
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(self, app: AppId, ref: ProfileRef, *, by: Source = SERVER) -> Profile:
         """Delete a profile with its identifiers, and return what it was.
 
         Raises ProfileNotFound and ProfileConflict.
         """
-        return await self.storage.delete_profile(app, ref)
+        return await self.storage.delete_profile(app, ref, now=self._clock(), by=by)
 
     async def _patch_attributes(
         self,
@@ -217,6 +229,7 @@ class Registry:
         ref: ProfileRef,
         attributes: Mapping[str, str | float | None],
         create_as: ProfileId | None,
+        by: Source,
     ) -> Profile:
         return await self.storage.change_profile(
             app,
@@ -226,6 +239,7 @@ class Registry:
             ),
             now=self._clock(),
             create_as=create_as,
+            by=by,
         )
 
     def _new_profile_id(self) -> ProfileId:
@@ -370,8 +384,9 @@ class Registry:
         added = 0
         for first in range(start, start + count, _DEMO_CHUNK):
             chunk = min(_DEMO_CHUNK, start + count - first)
-            made = demo.profiles(seed=seed, start=first, count=chunk, now=self._clock())
-            added += await self.storage.add_profiles(app, made)
+            now = self._clock()
+            made = demo.profiles(seed=seed, start=first, count=chunk, now=now)
+            added += await self.storage.add_profiles(app, made, now=now, by=Source("demo"))
             progress(chunk)
         return added
 

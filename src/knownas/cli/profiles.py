@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 import click
 
 from knownas.cli.options import app_option, database_option, json_option, who_options
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import Failure, on_registry
+from knownas.history import Source
 from knownas.model import (
     Profile,
     ProfileRef,
@@ -18,6 +20,8 @@ from knownas.model import (
     identifiers_by_name,
 )
 from knownas.registry import Registry
+
+_BY: Final = Source("cli")
 
 
 @click.command("get")
@@ -64,7 +68,7 @@ async def set_identifiers(  # noqa: PLR0913 - the options of the command
     cleaned, _ = clean_identifiers(given, reject_unknown=True)
     app = await registry.app(app_name)
     _print_identifiers(
-        await registry.set_identifiers(app.id, _who(customer, profile_id), cleaned), as_json
+        await registry.set_identifiers(app.id, _who(customer, profile_id), cleaned, by=_BY), as_json
     )
 
 
@@ -89,7 +93,8 @@ async def profile_create(
 ) -> None:
     """Make a profile, or show the one that is there."""
     app = await registry.app(app_name)
-    _print_profile(await registry.put_profile(app.id, _who(customer, profile_id), {}), as_json)
+    who = _who(customer, profile_id)
+    _print_profile(await registry.put_profile(app.id, who, {}, by=_BY), as_json)
 
 
 @profile_group.command("show")
@@ -133,7 +138,7 @@ async def profile_delete(  # noqa: PLR0913 - the options of the command
     if not yes:
         profile = await registry.profile(app.id, who)
         click.confirm(f"Delete the profile {profile.profile_id}?", abort=True)
-    _print_profile(await registry.delete_profile(app.id, who), as_json)
+    _print_profile(await registry.delete_profile(app.id, who, by=_BY), as_json)
 
 
 @click.command()

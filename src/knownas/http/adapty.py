@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas.errors import FieldError, Unauthorized, ValidationError
+from knownas.history import Source
 from knownas.http import wire
 from knownas.keys import KeyType
 from knownas.model import (
@@ -46,7 +47,7 @@ async def set_identifiers(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     body = await wire.json_object(request, headers, if_empty=_USE_GET)
-    return await _set_identifiers(request, key, ref, body)
+    return await _set_identifiers(request, key, ref, body, by=Source("api", key.id))
 
 
 async def set_identifiers_from_sdk(request: Request) -> Response:
@@ -58,7 +59,8 @@ async def set_identifiers_from_sdk(request: Request) -> Response:
     if not isinstance(data, dict):
         raise ValidationError("Must be an object.", source="data")
     ref = _sdk_profile_ref(in_header, data)
-    return await _set_identifiers(request, key, ref, data, beside_data=body)
+    by = Source("sdk", key.id)
+    return await _set_identifiers(request, key, ref, data, by=by, beside_data=body)
 
 
 async def put_profile(request: Request) -> Response:
@@ -66,7 +68,9 @@ async def put_profile(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     attributes, ignored = _profile_fields(request, await wire.json_object(request, headers))
-    profile = await _registry(request).put_profile(key.app.id, ref, attributes)
+    profile = await _registry(request).put_profile(
+        key.app.id, ref, attributes, by=Source("api", key.id)
+    )
     return _profile_response(request, key, profile, ignored)
 
 
@@ -83,7 +87,9 @@ async def update_profile(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     attributes, ignored = _profile_fields(request, await wire.json_object(request, headers))
-    profile = await _registry(request).update_profile(key.app.id, ref, attributes)
+    profile = await _registry(request).update_profile(
+        key.app.id, ref, attributes, by=Source("api", key.id)
+    )
     return _profile_response(request, key, profile, ignored)
 
 
@@ -91,7 +97,7 @@ async def delete_profile(request: Request) -> Response:
     """Delete a profile with its identifiers."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
-    await _registry(request).delete_profile(key.app.id, ref)
+    await _registry(request).delete_profile(key.app.id, ref, by=Source("api", key.id))
     return Response(status_code=204)
 
 
@@ -114,12 +120,13 @@ async def _authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wir
     return key, headers
 
 
-async def _set_identifiers(
+async def _set_identifiers(  # noqa: PLR0913 - what the two callers differ in
     request: Request,
     key: ApiKey,
     ref: ProfileRef,
     body: dict[str, Any],
     *,
+    by: Source,
     beside_data: Iterable[str] = (),
 ) -> Response:
     reject = _rejects_unknown(request)
@@ -127,7 +134,7 @@ async def _set_identifiers(
     unknown += beside_data
     if reject and unknown:
         raise ValidationError(fields=unknown_kinds(unknown))
-    await _registry(request).set_identifiers(key.app.id, ref, values)
+    await _registry(request).set_identifiers(key.app.id, ref, values, by=by)
     request.app.state.metrics.count_ignored_keys(len(unknown))
     return Response(headers=wire.ignored_header(unknown))
 

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from knownas import logs
 from knownas.errors import InternalError, KnownasError, ProfileNotFound
+from knownas.history import Source
 from knownas.http import wire
 from knownas.http.app import HOT_ROUTE
 from knownas.metrics import BOUNDS_NS
@@ -158,7 +159,9 @@ class FastLane:
             values, unknown = clean_identifiers(wire.parse_object(body))
             if unknown:
                 return None
-            changed = self._set_identifiers(key.app.id, _ref(asked.by, asked.value), values)
+            changed = self._set_identifiers(
+                key.app.id, _ref(asked.by, asked.value), values, by=Source("api", key.id)
+            )
         except Exception:  # noqa: BLE001 - as above; nothing is begun yet
             return None
         return asyncio.ensure_future(changed)
