@@ -9,7 +9,7 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple, NewType
+from typing import Any, Final, Literal, NamedTuple, NewType
 
 import msgspec
 
@@ -69,6 +69,16 @@ Attributes = tuple[tuple[str, str | float], ...]
 """A profile's custom attributes: (key, value) in the order in which they were first set."""
 
 
+Policy = Literal["allow", "reject", "move"]
+"""What becomes of an identifier that is set on a profile while another one has it.
+
+`allow`: both have it. `reject`: it is refused. `move`: the other one loses it.
+"""
+
+Policies = Mapping[str, Policy]
+"""By name of the kind; a kind that is not there is allowed on several profiles."""
+
+
 class App(msgspec.Struct, frozen=True):
     """One tenant. Nothing of an app is visible through another app's key."""
 
@@ -77,6 +87,7 @@ class App(msgspec.Struct, frozen=True):
     name: str
     created_at: int
     """Milliseconds since 1970, UTC, as every `…_at` here."""
+    policies: Policies = {}
 
 
 class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):

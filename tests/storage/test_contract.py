@@ -90,7 +90,7 @@ NOT_OF_ONE_APP = {
     "apps": "it lists them",
     "key_by_digest": "it finds the app",
     "end_of_changes": "its place is the same for all",
-    "prune_changes": "history is kept as long in all",
+    "prune": "history is kept as long in all",
     "ping": "it asks the database",
     "check": "it reads the database whole",
     "close": "it ends the database's use",

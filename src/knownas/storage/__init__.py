@@ -6,8 +6,9 @@ database never asks its own clock.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from knownas.editing import Edit, Needs
 from knownas.errors import ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.model import (
@@ -16,10 +17,13 @@ from knownas.model import (
     AppId,
     Identifiers,
     LogPosition,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
 )
+
+T = TypeVar("T")
 
 
 class StorageError(Exception):
@@ -162,6 +166,22 @@ class Storage(Protocol):
         """
         ...
 
+    async def edit(
+        self,
+        app: AppId,
+        work: Callable[[Edit], T],
+        *,
+        now: int,
+        by: Source = SERVER,
+        needs: Needs | None = None,
+    ) -> T:
+        """Make a change that concerns several profiles, in one transaction; return its result.
+
+        `work` is pure and quick: it may run in another thread, and more than once. What it
+        raises is raised here, and nothing is written. `needs` say what it will ask for.
+        """
+        ...
+
     async def history(
         self, app: AppId, profile_id: ProfileId, *, before: int | None, limit: int
     ) -> list[Change]:
@@ -185,8 +205,11 @@ class Storage(Protocol):
         """Return the cursor after which comes all that is not committed yet, and little else."""
         ...
 
-    async def prune_changes(self, before: int, limit: int) -> int:
-        """Delete at most `limit` of the oldest changes from before a time, and count them."""
+    async def prune(self, *, now: int, before: int, limit: int) -> int:
+        """Delete at most `limit` of the oldest changes from before a time, and count them.
+
+        With them go the answers that have expired.
+        """
         ...
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
@@ -207,6 +230,13 @@ class Storage(Protocol):
 
     async def apps(self) -> list[App]:
         """Return all apps, oldest first."""
+        ...
+
+    async def set_policies(self, app: AppId, policies: Policies) -> None:
+        """Have kinds of identifiers follow these policies. Raises Unauthorized without the app.
+
+        Whoever writes learns of it with the app of its key.
+        """
         ...
 
     async def delete_app(self, app: AppId) -> None:

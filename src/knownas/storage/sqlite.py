@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar
 import apsw
 import msgspec
 
-from knownas.errors import Unauthorized, ValidationError
+from knownas.editing import Edit, Needs
+from knownas.errors import ValidationError
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.model import (
     ApiKey,
@@ -23,6 +24,7 @@ from knownas.model import (
     AppId,
     Identifiers,
     LogPosition,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
@@ -34,8 +36,16 @@ from knownas.storage import (
     sqlite_file,
     sqlite_profiles,
 )
-from knownas.storage.rows import KEY_COLUMNS, from_key, to_key
+from knownas.storage.rows import (
+    APP_COLUMNS,
+    KEY_COLUMNS,
+    from_key,
+    from_policies,
+    to_app,
+    to_key,
+)
 from knownas.storage.sqlite_checkpoint import Checkpoints
+from knownas.storage.sqlite_edit import SqliteEdit, prune_answers, refuse_deleted
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
 from knownas.storage.sqlite_writer import GroupCommit
@@ -48,9 +58,9 @@ READS_A_TURN: Final = 256
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
 
 _INSERT_APP: Final = "INSERT INTO apps (uuid, name, created_at) VALUES (?, ?, ?) RETURNING id"
-_APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY id"
+_APPS: Final = f"SELECT {APP_COLUMNS} FROM apps a ORDER BY a.id"  # noqa: S608 - the columns are a constant
 _APP_BY_NAME: Final = "SELECT 1 FROM apps WHERE name = ?"
-_APP_EXISTS: Final = "SELECT 1 FROM apps WHERE id = ?"
+_SET_POLICIES: Final = "UPDATE apps SET policies = ? WHERE id = ?"
 _DELETE_APP: Final = (
     "DELETE FROM identifiers WHERE app_id = ?",
     "DELETE FROM customers WHERE app_id = ?",
@@ -58,6 +68,8 @@ _DELETE_APP: Final = (
     "DELETE FROM changes WHERE app_id = ?",
     "DELETE FROM coverage WHERE app_id = ?",
     "DELETE FROM shared_identifiers WHERE app_id = ?",
+    "DELETE FROM aliases WHERE app_id = ?",
+    "DELETE FROM answers WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
@@ -208,7 +220,7 @@ class SqliteStorage:
                     connection, app, ref, create_as, now
                 )
                 if number is None:
-                    _refuse_deleted(connection, app)
+                    refuse_deleted(connection, app)
             after = change(bound)
             if after != before:
                 if before is not None:
@@ -239,7 +251,7 @@ class SqliteStorage:
         profiles = list(profiles)
 
         def work(connection: apsw.Connection) -> int:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             return sqlite_profiles.add(connection, app, profiles, now, by)
 
         return await self._writer.run(work)
@@ -266,10 +278,23 @@ class SqliteStorage:
         """See `Storage.replace_profiles`."""
 
         def work(connection: apsw.Connection) -> int:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             return sqlite_profiles.replace(connection, app, gone, new, now, by)
 
         return await self._writer.run(work)
+
+    async def edit(
+        self,
+        app: AppId,
+        work: Callable[[Edit], T],
+        *,
+        now: int,
+        by: Source = SERVER,
+        needs: Needs | None = None,
+    ) -> T:
+        """See `Storage.edit`."""
+        del needs  # to ask is cheap here
+        return await self._writer.run(lambda write: work(SqliteEdit(write, app, now, by)))
 
     # --- history, feed and counts ---------------------------------------------------------------
 
@@ -289,11 +314,14 @@ class SqliteStorage:
         """See `Storage.end_of_changes`."""
         return await self._read_aside(sqlite_changes.end)
 
-    async def prune_changes(self, before: int, limit: int) -> int:
-        """See `Storage.prune_changes`."""
-        return await self._writer.run(
-            lambda write: sqlite_changes.prune(write, before, limit), erases=True
-        )
+    async def prune(self, *, now: int, before: int, limit: int) -> int:
+        """See `Storage.prune`."""
+
+        def work(connection: apsw.Connection) -> int:
+            prune_answers(connection, now)
+            return sqlite_changes.prune(connection, before, limit)
+
+        return await self._writer.run(work, erases=True)
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
         """See `Storage.coverage`."""
@@ -322,7 +350,16 @@ class SqliteStorage:
 
     async def apps(self) -> list[App]:
         """See `Storage.apps`."""
-        return await self._read_aside(lambda read: [App(*row) for row in read.execute(_APPS)])
+        return await self._read_aside(lambda read: [to_app(row) for row in read.execute(_APPS)])
+
+    async def set_policies(self, app: AppId, policies: Policies) -> None:
+        """See `Storage.set_policies`."""
+
+        def work(connection: apsw.Connection) -> None:
+            refuse_deleted(connection, app)
+            connection.execute(_SET_POLICIES, (from_policies(policies), app))
+
+        await self._writer.run(work)
 
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""
@@ -345,7 +382,7 @@ class SqliteStorage:
         """See `Storage.add_key`."""
 
         def work(connection: apsw.Connection) -> None:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             if connection.execute(_KEY_EXISTS, (digest,)).get:
                 raise ValidationError("This key is in use here already.", source="key")
             connection.execute(_INSERT_KEY, from_key(app, key, digest))
@@ -372,7 +409,7 @@ class SqliteStorage:
         """See `Storage.put_keys`."""
 
         def work(connection: apsw.Connection) -> None:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             for key, digest in keys:
                 if not _changes(connection, _PUT_KEY, from_key(app, key, digest)):
                     raise ValidationError("Another app has this key already.", source="key")
@@ -446,12 +483,6 @@ class SqliteStorage:
     def _remove_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _refuse_deleted(connection: apsw.Connection, app: AppId) -> None:
-    """Raise Unauthorized when the app is gone, and with it the key of whoever still writes."""
-    if connection.execute(_APP_EXISTS, (app,)).get is None:
-        raise Unauthorized
 
 
 def _changes(connection: apsw.Connection, statement: str, values: Row) -> bool:

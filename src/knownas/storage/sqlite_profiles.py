@@ -9,6 +9,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from knownas.editing import alias_names
 from knownas.errors import ProfileNotFound
 from knownas.history import Source
 from knownas.model import (
@@ -20,7 +21,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import rows
+from knownas.storage import rows, sqlite_aliases
 from knownas.storage.rows import to_identifiers
 from knownas.storage.sqlite_changes import Entry, next_revision, note
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
@@ -49,6 +50,10 @@ SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 ORDER BY p.profile
 _NEXT_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
 ORDER BY p.profile_id LIMIT ?2
+"""  # noqa: S608 - the columns are a constant
+_HOLDERS: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind = ? AND i.value = ? ORDER BY i.profile LIMIT ?
 """  # noqa: S608 - the columns are a constant
 _INSERT_PROFILE: Final = """
 INSERT INTO profiles
@@ -110,7 +115,7 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
         return settle(read, app, ref)[1].identifiers
     found = cursor.get
     if found is None:
-        raise ProfileNotFound
+        return settle(read, app, ref)[1].identifiers  # it may have been merged
     return to_identifiers(found)
 
 
@@ -163,15 +168,49 @@ def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
 def look_up(
     connection: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
 ) -> tuple[tuple[int, Profile] | None, tuple[int, Profile] | None]:
-    """Return what the customer and what the profile id of `ref` find."""
+    """Return what the customer and what the profile id of `ref` find, merged ones included."""
     by_customer = by_id = None
-    if ref.customer_user_id is not None:
-        by_customer = connection.execute(
-            _PROFILE_BY_CUSTOMER, (app, ref.customer_user_id)
-        ).fetchone()
-    if ref.profile_id is not None:
-        by_id = connection.execute(_PROFILE_BY_ID, (app, to_blob(ref.profile_id))).fetchone()
-    return by_customer and _to_profile(by_customer), by_id and _to_profile(by_id)
+    of_customer, of_id = alias_names(ref)
+    if of_customer is not None:
+        key = (app, ref.customer_user_id)
+        row = connection.execute(_PROFILE_BY_CUSTOMER, key).fetchone()
+        by_customer = _to_profile(row) if row else _follow(connection, app, of_customer)
+    if ref.profile_id is not None and of_id is not None:
+        by_id = _by_id(connection, app, ref.profile_id) or _follow(connection, app, of_id)
+    return by_customer, by_id
+
+
+def _by_id(
+    connection: apsw.Connection | apsw.Cursor, app: AppId, profile_id: ProfileId
+) -> tuple[int, Profile] | None:
+    row = connection.execute(_PROFILE_BY_ID, (app, to_blob(profile_id))).fetchone()
+    return _to_profile(row) if row else None
+
+
+def _follow(
+    connection: apsw.Connection | apsw.Cursor, app: AppId, name: str
+) -> tuple[int, Profile] | None:
+    """Return the profile into which the one of this name was merged, however many times."""
+    while alias := sqlite_aliases.find(connection, app, name):
+        if found := _by_id(connection, app, alias.profile_id):
+            return found
+        name = f"p:{alias.profile_id}"
+    return None
+
+
+def number_of(connection: apsw.Connection, app: AppId, profile_id: ProfileId) -> int:
+    """Return the number of a profile's row. Raises ProfileNotFound."""
+    found = _by_id(connection, app, profile_id)
+    if found is None:
+        raise ProfileNotFound
+    return found[0]
+
+
+def holders(
+    connection: apsw.Connection, app: AppId, kind: int, value: str, limit: int
+) -> list[Profile]:
+    """Return profiles that have an identifier, each by a point read."""
+    return [_to_profile(row)[1] for row in connection.execute(_HOLDERS, (app, kind, value, limit))]
 
 
 def settle(
