@@ -4,7 +4,13 @@
     ├── Unauthorized            unauthorized
     ├── NotFound                not_found
     │   └── ProfileNotFound     profile_not_found
-    ├── CursorExpired           cursor_expired
+    ├── Gone                    (what is not kept any more)
+    │   ├── CursorExpired       cursor_expired
+    │   └── HistoryExpired      history_expired
+    ├── Conflict                (what another profile or request stands in the way of)
+    │   ├── IdentifierTaken     identifier_taken
+    │   ├── BatchFailed         batch_failed
+    │   └── IdempotencyConflict idempotency_conflict
     ├── MethodNotAllowed        method_not_allowed
     ├── BadRequest              (any of the 400s)
     │   ├── ValidationError     validation_error
@@ -78,13 +84,55 @@ class ProfileNotFound(NotFound):
     message = "Profile not found"
 
 
-class CursorExpired(KnownasError):
+class Gone(KnownasError):
+    """What is asked for was there, and is not kept any more."""
+
+
+class CursorExpired(Gone):
     """The feed no longer has all that came after a cursor."""
 
     code = "cursor_expired"
     message = (
         "The history after this cursor is not kept any more. Read the profiles anew, then follow "
         "from a new cursor: without `after` the feed begins with the oldest change that it has."
+    )
+
+
+class HistoryExpired(Gone):
+    """The history does not reach back that far."""
+
+    code = "history_expired"
+    message = "The history that is kept does not reach back that far."
+
+
+class Conflict(KnownasError):
+    """The request is sound, and something that is there stands in its way."""
+
+
+class IdentifierTaken(Conflict):
+    """Another profile has an identifier of a kind that only one may have."""
+
+    code = "identifier_taken"
+    message = (
+        "Another profile has this identifier, and the app's policy for its kind is `reject`: "
+        "clear it there first, or merge the two."
+    )
+
+
+class BatchFailed(Conflict):
+    """One item of a batch that is all or nothing cannot be done."""
+
+    code = "batch_failed"
+    message = "Nothing of the batch was done."
+
+
+class IdempotencyConflict(Conflict):
+    """An Idempotency-Key was used for another request before."""
+
+    code = "idempotency_conflict"
+    message = (
+        "This Idempotency-Key was sent with another request before; make a new key for each "
+        "request, and repeat one only with the same body."
     )
 
 

@@ -128,7 +128,8 @@ class Storage(Protocol):
     ) -> int:
         """Add many profiles in one transaction and return how many were new.
 
-        A profile whose id or customer the app already has is left out. Each begins with revision
+        A profile whose id or customer the app already has, be it that of a merged profile, is
+        left out. Each begins with revision
         1, or after the last one that its id had here. Raises Unauthorized when the app was
         deleted.
         """

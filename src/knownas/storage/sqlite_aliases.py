@@ -12,6 +12,7 @@ _FIND: Final = """
 SELECT profile_id, revision, survivor_revision, merged_at FROM aliases
 WHERE app_id = ? AND name = ?
 """
+_ANY: Final = "SELECT 1 FROM aliases WHERE app_id = ? LIMIT 1"
 _PUT: Final = """
 INSERT INTO aliases (app_id, name, profile_id, revision, survivor_revision, merged_at)
 VALUES (?, ?, ?, ?, ?, ?)
@@ -20,6 +21,11 @@ ON CONFLICT (app_id, name) DO UPDATE SET
   survivor_revision = excluded.survivor_revision, merged_at = excluded.merged_at
 """
 _DROP: Final = "DELETE FROM aliases WHERE app_id = ? AND name = ?"
+
+
+def any_of(connection: apsw.Connection, app: AppId) -> bool:
+    """Tell whether an app has a merged profile at all."""
+    return connection.execute(_ANY, (app,)).get is not None
 
 
 def find(connection: apsw.Connection | apsw.Cursor, app: AppId, name: str) -> Alias | None:

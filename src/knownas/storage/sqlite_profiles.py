@@ -303,8 +303,11 @@ def _add(
 ) -> list[tuple[int, Profile]]:
     """Insert profiles and their customers, and return those that are new with their numbers."""
     added = []
+    has_merged = sqlite_aliases.any_of(connection, app)
     for profile in profiles:
         profile_id = profile.profile_id
+        if has_merged and _was_merged(connection, app, profile):
+            continue
         revision = (
             old[profile_id].revision + 1
             if profile_id in old
@@ -319,6 +322,12 @@ def _add(
             connection.execute(_INSERT_CUSTOMER, (app, profile.customer_user_id, number))
         added.append((number, new))
     return added
+
+
+def _was_merged(connection: apsw.Connection, app: AppId, profile: Profile) -> bool:
+    """Tell whether the id or the customer of a profile leads to another one."""
+    names = alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
+    return any(name is not None and _follow(connection, app, name) for name in names)
 
 
 def _index_all(
