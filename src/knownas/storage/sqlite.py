@@ -9,13 +9,14 @@ every commit: without it a power cut takes acknowledged writes with it.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
 import msgspec
 
-from knownas.errors import Unauthorized, ValidationError
+from knownas.errors import KnownasError, Unauthorized, ValidationError
+from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
     App,
@@ -28,6 +29,7 @@ from knownas.model import (
 )
 from knownas.storage import StorageError, sqlite_check, sqlite_file, sqlite_profiles
 from knownas.storage.rows import KEY_COLUMNS, from_key, to_key
+from knownas.storage.sqlite_beside import ReaderBeside
 from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
@@ -37,6 +39,9 @@ T = TypeVar("T")
 
 READS_A_TURN: Final = 256
 """How many reads of one turn of the loop share a snapshot, at most."""
+
+HOLDERS_AT_ONCE: Final = 4
+"""How many holders of a value are read in the event loop's own thread, at most."""
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
 
@@ -118,6 +123,7 @@ class SqliteStorage:
             self._remove_folder()
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise StorageError(f"{self._path}: {reason}.") from error
+        self._beside = ReaderBeside(self._connect)
         self._hot = self._reader.cursor()
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
@@ -174,6 +180,27 @@ class SqliteStorage:
         with translating(), self._reader:  # one snapshot for both halves of the reference
             _, found = sqlite_profiles.settle(self._reader, app, ref)
         return found
+
+    async def profiles(
+        self, app: AppId, refs: Sequence[ProfileRef]
+    ) -> list[Profile | KnownasError]:
+        """See `Storage.profiles`."""
+        return await self._beside.read(lambda read: sqlite_profiles.several(read, app, refs))
+
+    def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """See `Storage.holders`; a value that many have is looked for beside the loop."""
+        few = sought._replace(limit=min(sought.limit, HOLDERS_AT_ONCE))
+        with translating(), self._reader:  # one snapshot for all kinds
+            found = sqlite_profiles.holders(self._reader, app, few)
+        if found.next is None or few.limit == sought.limit:
+            return found
+        return self._beside.read(lambda read: sqlite_profiles.holders(read, app, sought))
+
+    async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
+        """See `Storage.holders_of_each`."""
+        return await self._beside.read(
+            lambda read: [sqlite_profiles.holders(read, app, sought) for sought in wanted]
+        )
 
     def change_profile(
         self,
@@ -345,6 +372,7 @@ class SqliteStorage:
             self._closed = True
             self._writer.hand_over()
             await asyncio.to_thread(self._writer.close)
+            await asyncio.to_thread(self._beside.close)
             self._end_turn()
             self._reader.close()
             self._remove_folder()

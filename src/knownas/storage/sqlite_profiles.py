@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import apsw
 
-from knownas.errors import ProfileNotFound
+from knownas.errors import KnownasError, ProfileNotFound
+from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.model import (
     NO_IDENTIFIERS,
     AppId,
@@ -43,6 +44,11 @@ _NEXT_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
 ORDER BY p.profile_id LIMIT ?2
 """  # noqa: S608 - the columns are a constant
+_HOLDERS: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind = ? AND i.value = ? AND i.profile > ? ORDER BY i.profile LIMIT ?
+"""  # noqa: S608 - the columns are a constant
+_LAST_NUMBER: Final = 2**63 - 1
 _INSERT_PROFILE: Final = """
 INSERT INTO profiles
   (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
@@ -110,6 +116,38 @@ def after(
     else:
         rows = connection.execute(_NEXT_PROFILES, (app, limit, _to_blob(profile_id)))
     return [_to_profile(row)[1] for row in rows]
+
+
+def several(
+    read: apsw.Connection | apsw.Cursor, app: AppId, refs: Iterable[ProfileRef]
+) -> list[Profile | KnownasError]:
+    """Return the profile that each reference names, or why there is none."""
+    found: list[Profile | KnownasError] = []
+    for ref in refs:
+        try:
+            found.append(settle(read, app, ref)[1])
+        except KnownasError as error:
+            found.append(error)
+    return found
+
+
+def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
+    """Return who has a value, in the order of the kinds and within each of the rows' numbers."""
+    found: list[Holder] = []
+    last = None
+    after = sought.after or Place(-1, 0)
+    for kind in sought.kinds:
+        if kind < after.kind:
+            continue
+        at = min(after.at, _LAST_NUMBER) if kind == after.kind else 0
+        left = sought.limit - len(found)
+        for row in read.execute(_HOLDERS, (app, kind, sought.value, at, left + 1)):
+            if len(found) == sought.limit:
+                return Holders(found, last)
+            number, profile = _to_profile(row)
+            found.append(Holder(kind, profile))
+            last = Place(kind, number)
+    return Holders(found, None)
 
 
 def replace(
