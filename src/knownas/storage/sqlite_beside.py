@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import apsw
 
 from knownas.errors import ServiceUnavailable
-from knownas.storage.sqlite_errors import translating
+from knownas.storage.sqlite_errors import translated
 
 T = TypeVar("T")
 
@@ -40,12 +40,12 @@ class ReaderBeside:
             raise ServiceUnavailable("The server is stopping; send the same request again.")
         if self._waiting >= MAX_WAITING:
             raise ServiceUnavailable("Too many reads are waiting; send it again.")
+        loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
-            with translating():
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._thread, self._run, read
-                )
+            return await loop.run_in_executor(self._thread, self._run, read)
+        except apsw.Error as error:
+            raise translated(error) from error
         finally:
             self._waiting -= 1
 
@@ -53,7 +53,8 @@ class ReaderBeside:
         if self._connection is None:
             self._connection = self._connect()
         with self._connection:
-            return read(self._connection)
+            found = read(self._connection)
+        return found  # noqa: RET504 - mypy takes the connection for one that may swallow an error
 
     def close(self) -> None:
         """Finish the reads that were begun, then close the connection."""
