@@ -140,12 +140,12 @@ async def test_look_up_follows_every_change(storage: Storage, app: App) -> None:
 # --- Pages ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 7, 13, 14, 15, 100])
+@pytest.mark.parametrize("limit", [1, 2, 9, 10, 19, 20, 21, 33, 50, 51, 52, 100])
 async def test_pages_hold_each_holder_once(storage: Storage, app: App, limit: int) -> None:
     """Whatever the size of a page, each holder is on one, and each page but the last is full."""
-    stored = [profile(n, branch_id="b") for n in range(9)]
-    stored += [profile(n, appsflyer_id="b") for n in range(9, 13)]
-    stored += [profile(13, appsflyer_id="b", branch_id="b"), profile(14, branch_id="c")]
+    stored = [profile(n, branch_id="b") for n in range(39)]
+    stored += [profile(n, appsflyer_id="b") for n in range(39, 48)]
+    stored += [profile(48, appsflyer_id="b", branch_id="b"), profile(49, branch_id="c")]
     await storage.add_profiles(app.id, stored)
     found = await pages(storage, app, "b", limit=limit)
     assert [len(page) for page in found[:-1]] == [limit] * (len(found) - 1)

@@ -1,7 +1,7 @@
 """A profile in its three tables: functions on a connection, inside the caller's transaction."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import apsw
@@ -44,9 +44,19 @@ _NEXT_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
 ORDER BY p.profile_id LIMIT ?2
 """  # noqa: S608 - the columns are a constant
+_HOLDERS_OF_KIND: Final = f"""
+SELECT i.kind, {_PROFILE_COLUMNS}
+FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind = ? AND i.value = ? AND i.profile > ?
+ORDER BY i.profile LIMIT ?
+"""  # noqa: S608 - the columns are a constant
+# The kinds are gone through in their order, so nothing is sorted, and the limit ends it.
 _HOLDERS: Final = f"""
-SELECT {_PROFILE_COLUMNS} FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
-WHERE i.app_id = ? AND i.kind = ? AND i.value = ? AND i.profile > ? ORDER BY i.profile LIMIT ?
+SELECT i.kind, {_PROFILE_COLUMNS}
+FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind IN (SELECT value FROM json_each(?)) AND i.value = ?
+  AND i.profile > 0
+ORDER BY i.kind, i.profile LIMIT ?
 """  # noqa: S608 - the columns are a constant
 _LAST_NUMBER: Final = 2**63 - 1
 _INSERT_PROFILE: Final = """
@@ -133,21 +143,24 @@ def several(
 
 def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
     """Return who has a value, in the order of the kinds and within each of the rows' numbers."""
-    found: list[Holder] = []
+    most = sought.limit + 1
+    after = sought.after
+    if after is None and len(sought.kinds) == 1:
+        after = Place(sought.kinds[0], 0)
+    rows: list[Row] = []
+    if after is not None and after.kind in sought.kinds:
+        at = min(after.at, _LAST_NUMBER)
+        rows += read.execute(_HOLDERS_OF_KIND, (app, after.kind, sought.value, at, most))
+    others = [kind for kind in sought.kinds if after is None or kind > after.kind]
+    if others and len(rows) < most:
+        rows += read.execute(_HOLDERS, (app, str(others), sought.value, most - len(rows)))
+    found = []
     last = None
-    after = sought.after or Place(-1, 0)
-    for kind in sought.kinds:
-        if kind < after.kind:
-            continue
-        at = min(after.at, _LAST_NUMBER) if kind == after.kind else 0
-        left = sought.limit - len(found)
-        for row in read.execute(_HOLDERS, (app, kind, sought.value, at, left + 1)):
-            if len(found) == sought.limit:
-                return Holders(found, last)
-            number, profile = _to_profile(row)
-            found.append(Holder(kind, profile))
-            last = Place(kind, number)
-    return Holders(found, None)
+    for kind, *row in rows[: sought.limit]:
+        number, profile = _to_profile(row)
+        found.append(Holder(kind, profile))
+        last = Place(kind, number)
+    return Holders(found, last if len(rows) == most else None)
 
 
 def replace(
@@ -283,6 +296,6 @@ def _to_row(app: AppId, profile: Profile) -> Row:
     return (app, _to_blob(profile.profile_id), *rows.from_profile(profile))
 
 
-def _to_profile(row: Row) -> tuple[int, Profile]:
+def _to_profile(row: Sequence[Any]) -> tuple[int, Profile]:
     number, blob, *others = row
     return number, rows.to_profile(_to_profile_id(blob), others)
