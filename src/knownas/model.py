@@ -211,6 +211,14 @@ def clean_customer_user_id(raw: bytes, *, source: str) -> str:
     return text
 
 
+def clean_customer_text(text: str, *, source: str) -> str:
+    """Return a customer id from a text, trimmed as a header's value is."""
+    trimmed = text.strip(" \t")
+    if problem := _text_problem(trimmed):
+        raise ValidationError(problem, source=source)
+    return trimmed
+
+
 def clean_identifiers(
     fields: Mapping[str, object], *, reject_unknown: bool = False
 ) -> tuple[dict[str, str], list[str]]:
