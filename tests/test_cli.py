@@ -356,7 +356,9 @@ def test_check_names_what_is_broken(shell: Shell) -> None:
     as_json = runner.invoke(cli, ["check", "--json"], catch_exceptions=False)
     assert (plain.exit_code, as_json.exit_code) == (1, 1)
     assert re.fullmatch(
-        r"\d+ identifiers of profiles that the reverse index does not have\n", plain.stdout
+        r"\d+ identifiers of profiles that the reverse index does not have\n"
+        r"\d+ kinds whose coverage is not that of the profiles\n",
+        plain.stdout,
     )
     assert msgspec.json.decode(as_json.stdout) == {"problems": plain.stdout.splitlines()}
 

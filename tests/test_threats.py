@@ -256,7 +256,7 @@ def test_row_14_other_spellings_are_other_paths(known: Server, path: str) -> Non
         f"/%{ord(path[1]):02x}{path[2:]}",
         f"/api{path}",
         path.upper(),
-        path.rstrip("/")[:-1],
+        path.rstrip("/")[:-2],  # a letter less may be the singular, which is served
         *(f"{path}{end}" for end in ("x", ";", "%00", "%20", "%2f", "./", "../")),
     ]
     for spelling in spellings:

@@ -8,7 +8,7 @@ those of the wire contract, sections 2, 3 and 5.
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple, NewType
 
 import msgspec
@@ -50,6 +50,9 @@ KINDS: Final = (
 )  # fmt: skip
 
 KIND_NUMBER: Final = {kind.name: number for number, kind in enumerate(KINDS)}
+
+ALL_KINDS: Final = tuple(range(len(KINDS)))
+"""The numbers of all kinds."""
 
 MAX_VALUE_LENGTH: Final = 255
 """Characters of the longest identifier, and of the longest customer id."""
@@ -221,6 +224,14 @@ def clean_customer_user_id(raw: bytes, *, source: str) -> str:
     return text
 
 
+def clean_customer_text(text: str, *, source: str) -> str:
+    """Return a customer id from a text, trimmed as a header's value is."""
+    trimmed = text.strip(" \t")
+    if problem := _text_problem(trimmed):
+        raise ValidationError(problem, source=source)
+    return trimmed
+
+
 def clean_identifiers(
     fields: Mapping[str, object], *, reject_unknown: bool = False
 ) -> tuple[dict[str, str], list[str]]:
@@ -253,6 +264,45 @@ def clean_identifiers(
     raise ValidationError("At least one integration identifier must be provided.")
 
 
+def clean_value(text: str, *, source: str) -> str:
+    """Return an identifier that is looked for, trimmed as those are that are stored."""
+    trimmed = text.strip()
+    if problem := _text_problem(trimmed):
+        raise ValidationError(problem, source=source)
+    return trimmed
+
+
+def clean_kind(name: str, *, source: str) -> int:
+    """Return the number of a kind. Raises ValidationError, which names the nearest kind."""
+    number = KIND_NUMBER.get(name)
+    if number is None:
+        raise ValidationError(_unknown_kind_message(name, hint=True), source=source)
+    return number
+
+
+def clean_kinds(raw: object, *, source: str) -> tuple[int, ...]:
+    """Return the numbers of the kinds in a list of names, or of all for the text "all".
+
+    Raises ValidationError with one entry per bad item.
+    """
+    if raw == "all":
+        return ALL_KINDS
+    if not isinstance(raw, list) or not raw:
+        raise ValidationError('Must be a list of kinds of identifier, or "all".', source=source)
+    problems: list[FieldError] = []
+    for position, name in enumerate(raw):
+        if not isinstance(name, str):
+            problem = "Must be a string."
+        elif name not in KIND_NUMBER:
+            problem = _unknown_kind_message(name, hint=len(problems) < _MAX_HINTS)
+        else:
+            continue
+        problems.append(FieldError(f"{source}[{position}]", problem))
+    if problems:
+        raise ValidationError(fields=problems)
+    return tuple(sorted({KIND_NUMBER[name] for name in raw}))
+
+
 def unknown_kinds(names: Iterable[str]) -> list[FieldError]:
     """Say of each name that it is no kind of identifier, and which kind it may have meant."""
     return [
@@ -278,6 +328,11 @@ def merge_identifiers(current: Identifiers, values: Mapping[str, str]) -> Identi
     for name, value in values.items():
         merged[KIND_NUMBER[name]] = value
     return tuple(merged)
+
+
+def clear_identifiers(current: Identifiers, kinds: Container[int]) -> Identifiers:
+    """Return `current` without the identifiers of these kinds, and all else as it was."""
+    return tuple(None if kind in kinds else value for kind, value in enumerate(current))
 
 
 def identifiers_by_name(identifiers: Identifiers) -> dict[str, str | None]:

@@ -8,15 +8,16 @@ and SQL it knows nothing. What it is given has been through the `clean_…` func
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from knownas import demo, keys
-from knownas.errors import Unauthorized, ValidationError
+from knownas.errors import KnownasError, Unauthorized, ValidationError
 from knownas.history import SERVER, Source
 from knownas.keys import KeyType
+from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
     App,
@@ -27,6 +28,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
     clean_app_name,
+    clear_identifiers,
     merge_attributes,
     merge_identifiers,
 )
@@ -186,6 +188,37 @@ class Registry:
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """Return a profile. Raises ProfileNotFound and ProfileConflict."""
         return await self.storage.profile(app, ref)
+
+    async def profiles(
+        self, app: AppId, refs: Sequence[ProfileRef]
+    ) -> list[Profile | KnownasError]:
+        """Return what `profile` returns, or the error that it raises, for each reference."""
+        return await self.storage.profiles(app, refs)
+
+    def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """Return a page of the profiles that have an identifier; at once where that is quick."""
+        return self.storage.holders(app, sought)
+
+    async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
+        """Return what `holders` returns for each of several identifiers, read together."""
+        return await self.storage.holders_of_each(app, wanted)
+
+    def clear_identifiers(
+        self, app: AppId, ref: ProfileRef, kinds: Container[int], *, by: Source = SERVER
+    ) -> Awaitable[Profile]:
+        """Clear a profile's identifiers of these kinds, set or not; begun at once.
+
+        Raises ProfileNotFound and ProfileConflict.
+        """
+        return self.storage.change_profile(
+            app,
+            ref,
+            lambda profile: msgspec.structs.replace(
+                profile, identifiers=clear_identifiers(profile.identifiers, kinds)
+            ),
+            now=self._clock(),
+            by=by,
+        )
 
     async def put_profile(
         self,

@@ -169,6 +169,7 @@ def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - a
         "custom_attributes": dict(profile.attributes),
         "created_at": profile.created_at,
         "updated_at": profile.updated_at,
+        "revision": profile.revision,
     }
     lines = [
         f"profile     {profile.profile_id}",

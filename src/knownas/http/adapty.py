@@ -7,10 +7,11 @@ from typing import Any, Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from knownas.errors import FieldError, Unauthorized, ValidationError
+from knownas.errors import FieldError, ValidationError
 from knownas.history import Source
 from knownas.http import wire
-from knownas.keys import KeyType
+from knownas.http.asking import authenticated as _authenticated
+from knownas.http.asking import registry_of as _registry
 from knownas.model import (
     ApiKey,
     Profile,
@@ -21,7 +22,6 @@ from knownas.model import (
     clean_profile_id,
     unknown_kinds,
 )
-from knownas.registry import Registry
 
 _USE_GET: Final = (
     "The body is empty. To read identifiers use GET (curl's --data makes it a POST; leave it out); "
@@ -99,25 +99,6 @@ async def delete_profile(request: Request) -> Response:
     ref = headers.profile_ref()
     await _registry(request).delete_profile(key.app.id, ref, by=Source("api", key.id))
     return Response(status_code=204)
-
-
-def _registry(request: Request) -> Registry:
-    registry: Registry = request.app.state.registry
-    return registry
-
-
-async def _authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wire.Headers]:
-    """Return the key of the request, if it is live and of one of these types, and its headers."""
-    headers = wire.Headers(request.scope["headers"])
-    try:
-        key = await _registry(request).authenticate(headers.authorization)
-    except Unauthorized:
-        request.app.state.guard.bad_key(request.client, headers.authorization)
-        raise
-    if key.type not in types:
-        raise Unauthorized
-    headers.refuse_twins()
-    return key, headers
 
 
 async def _set_identifiers(  # noqa: PLR0913 - what the two callers differ in

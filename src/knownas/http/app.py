@@ -21,7 +21,7 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, ops, wire
+from knownas.http import adapty, batch, native, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
@@ -34,9 +34,13 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Resource:
     """One path and the handler of each method on it. HEAD answers as GET."""
 
-    def __init__(self, path: str, **methods: Handler) -> None:
-        """Serve `path`, and where it ends in a slash the same without it."""
+    def __init__(self, path: str, *, body_limit: int = wire.BODY_LIMIT, **methods: Handler) -> None:
+        """Serve `path`, and where it ends in a slash the same without it.
+
+        A body is taken up to `body_limit` bytes.
+        """
         self.path = path
+        self._body_limit = body_limit
         self.paths = tuple(dict.fromkeys((path, path.rstrip("/") or "/")))
         self.methods: Mapping[str, Handler] = methods
         self.allow = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
@@ -44,6 +48,7 @@ class Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (the ASGI protocol)."""
         scope["knownas.route"] = self.path
+        scope["knownas.body_limit"] = self._body_limit
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         handler = self.methods.get(method)
         if handler is None:
@@ -78,6 +83,10 @@ ROUTES: Final = (
         "/api/v1/sdk/integration/profile/set/integration-identifiers/",
         POST=adapty.set_identifiers_from_sdk,
     ),
+    Resource("/api/v1/profiles/", GET=native.find_profiles),
+    Resource("/api/v1/profile/", GET=native.get_profile),
+    Resource("/api/v1/profile/clear/", POST=native.clear_identifiers),
+    Resource("/api/v1/batch/read/", POST=batch.read, body_limit=batch.BODY_LIMIT),
     Resource("/healthz", GET=ops.healthz),
     Resource("/readyz", GET=ops.readyz),
     Resource("/metrics", GET=ops.metrics),

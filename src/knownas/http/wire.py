@@ -14,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas import errors
-from knownas.errors import KnownasError, ParseError, ValidationError
+from knownas.errors import FieldError, KnownasError, ParseError, ValidationError
+from knownas.lookups import Holders, Place
 from knownas.model import (
     KINDS,
     Identifiers,
     LogPosition,
+    Profile,
     ProfileId,
     ProfileRef,
     clean_customer_user_id,
@@ -44,7 +46,9 @@ IGNORED_HEADER: Final = "Knownas-Ignored"
 _is_position: Final = re.compile(rb"([0-9a-f]{8})([0-9a-f]{16})").fullmatch
 
 BODY_LIMIT: Final = 64 * 1024
-"""Bytes of the largest body on the compatible paths."""
+"""Bytes of the largest body of a route whose table says nothing else."""
+JSON: Final = b"application/json"
+NDJSON: Final = b"application/x-ndjson"
 MAX_DEPTH: Final = 32
 
 STATUS: Final = {
@@ -76,6 +80,8 @@ _LIVE: Final = {
 }
 """What Adapty's own server was seen to say instead of its specification's code and text."""
 
+_is_cursor: Final = re.compile(r"([0-9a-f]{2})([0-9a-f]{32})").fullmatch
+
 is_request_id: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_NAMES: Final = 10
@@ -84,6 +90,41 @@ encode = msgspec.json.Encoder().encode
 _IdentifiersBody = msgspec.defstruct(
     "_IdentifiersBody", [(kind.name, str | None) for kind in KINDS], frozen=True, gc=False
 )
+_SetIdentifiers = msgspec.defstruct(
+    "_SetIdentifiers",
+    [(kind.name, str | None, None) for kind in KINDS],
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+)
+
+
+class _Attribute(msgspec.Struct, frozen=True, gc=False):
+    key: str
+    value: str | float
+
+
+class NativeProfile(msgspec.Struct, frozen=True):
+    """A profile in this server's own API: of the identifiers only those that are set."""
+
+    profile_id: str
+    customer_user_id: str | None
+    identifiers: msgspec.Struct
+    custom_attributes: list[_Attribute]
+    created_at: int
+    updated_at: int
+    revision: int
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    kind: str
+    profile: NativeProfile
+
+
+class _HoldersBody(msgspec.Struct, frozen=True):
+    data: list[_Holder]
+    next: str | None
+
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -93,8 +134,44 @@ def identifiers_body(identifiers: Identifiers) -> bytes:
     return encode(_IdentifiersBody(*identifiers))
 
 
+def native_profile(profile: Profile) -> NativeProfile:
+    """Return a profile as this server's own API shows it."""
+    return NativeProfile(
+        profile.profile_id,
+        profile.customer_user_id,
+        _SetIdentifiers(*profile.identifiers),
+        [_Attribute(key, value) for key, value in profile.attributes],
+        profile.created_at,
+        profile.updated_at,
+        profile.revision,
+    )
+
+
+def holders_body(holders: Holders) -> bytes:
+    """Return the body of an answer to a reverse look-up."""
+    after = holders.next
+    return encode(
+        _HoldersBody(
+            [_Holder(KINDS[kind].name, native_profile(profile)) for kind, profile in holders.found],
+            None if after is None else f"{after.kind:02x}{after.at:032x}",
+        )
+    )
+
+
+def cursor(text: str, *, source: str) -> Place:
+    """Return the place that an answer had as its `next`."""
+    if (match := _is_cursor(text)) is None:
+        raise ValidationError("Must be as `next` of an answer had it.", source=source)
+    return Place(int(match[1], 16), int(match[2], 16))
+
+
 def error_body(error: KnownasError, dialect: str) -> bytes:
     """Return an error's body in a dialect: `schema`, `example` or `live`."""
+    return encode(error_object(error, dialect))
+
+
+def error_object(error: KnownasError, dialect: str) -> dict[str, Any]:
+    """Return what `error_body` says, to stand within another body."""
     code = error.code
     fields: list[tuple[str | None, str]] = list(error.fields)
     if dialect == "live" and code in _LIVE:
@@ -109,7 +186,7 @@ def error_body(error: KnownasError, dialect: str) -> bytes:
         for source, message in fields:
             by_source.setdefault(source, []).append(message)
         entries = [{"source": source, "errors": found} for source, found in by_source.items()]
-    return encode({"errors": entries, "error_code": code, "status_code": STATUS[error.code]})
+    return {"errors": entries, "error_code": code, "status_code": STATUS[error.code]}
 
 
 class RequestIds:
@@ -218,17 +295,28 @@ async def json_object(
 
     Checks in the contract's order: size, emptiness, media type, syntax.
     """
-    body = await _bounded_body(request, headers.get("content-length"))
-    if not body:
-        if if_empty is not None:
-            raise ValidationError(if_empty)
+    body = await bounded_body(request, headers)
+    if not body and if_empty is None:
         return {}
-    media_type = headers.get("content-type") or b"application/json"
-    if media_type.partition(b";")[0].strip().lower() != b"application/json":
-        raise errors.UnsupportedMediaType(source="content-type")
-    if headers.get("content-encoding"):
-        raise errors.UnsupportedMediaType(source="content-encoding")
+    media_type_of(headers, body, if_empty, JSON)
     return parse_object(body)
+
+
+def media_type_of(headers: Headers, body: bytes, if_empty: str | None, *allowed: bytes) -> bytes:
+    """Return which of the allowed media types a body has: the first where none is said.
+
+    Raises ValidationError for an empty body, UnsupportedMediaType for any other type.
+    """
+    if not body:
+        raise ValidationError(if_empty)
+    said = headers.get("content-type").partition(b";")[0].strip().lower() or allowed[0]
+    names = " or ".join(one.decode() for one in allowed)
+    message = f"Send the body as {names}, without a Content-Encoding."
+    if said not in allowed:
+        raise errors.UnsupportedMediaType(message, source="content-type")
+    if headers.get("content-encoding"):
+        raise errors.UnsupportedMediaType(message, source="content-encoding")
+    return said
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -253,6 +341,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
+def unknown_fields(body: Iterable[str], *known: str) -> list[FieldError]:
+    """Say of each field of a body that is not known that it is not."""
+    return [FieldError(name, "Unknown field.") for name in body if name not in known]
+
+
 def ignored_header(names: list[str]) -> dict[str, str]:
     """Return the header that names what of a body was left out; none when nothing was."""
     if not names:
@@ -267,25 +360,32 @@ def json_response(content: object, *, headers: dict[str, str] | None = None) -> 
     return Response(encode(content), headers=headers, media_type="application/json")
 
 
-async def _bounded_body(request: Request, length: bytes) -> bytes:
-    """Return the body. The protocol cuts it short when it takes too long."""
-    if length.isdigit() and (len(length) > len(str(BODY_LIMIT)) or int(length) > BODY_LIMIT):
-        raise _too_large()
-    body = b""
+async def bounded_body(request: Request, headers: Headers) -> bytes:
+    """Return the body. The protocol cuts it short when it takes too long.
+
+    Raises PayloadTooLarge past the limit that the route table gives to the route.
+    """
+    limit = request.scope["knownas.body_limit"]
+    length = headers.get("content-length")
+    if length.isdigit() and (len(length) > len(str(limit)) or int(length) > limit):
+        raise _too_large(limit)
+    pieces = []
+    size = 0
     more = True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ParseError("The body was cut short.")
-        body += message.get("body", b"")
-        if len(body) > BODY_LIMIT:
-            raise _too_large()
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > limit:
+            raise _too_large(limit)
         more = message.get("more_body", False)
-    return body
+    return b"".join(pieces)
 
 
-def _too_large() -> KnownasError:
-    return errors.PayloadTooLarge(f"The body is over {BODY_LIMIT} bytes; send less at once.")
+def _too_large(limit: int) -> KnownasError:
+    return errors.PayloadTooLarge(f"The body is over {limit} bytes; send less at once.")
 
 
 def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:

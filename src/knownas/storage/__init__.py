@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from knownas.editing import Edit, Needs
-from knownas.errors import ServiceUnavailable
+from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
+from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
     App,
@@ -84,6 +85,29 @@ class Storage(Protocol):
 
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """Return the whole profile. Raises as `identifiers` does."""
+        ...
+
+    async def profiles(
+        self, app: AppId, refs: Sequence[ProfileRef]
+    ) -> list[Profile | KnownasError]:
+        """Return what `profile` returns, or the error that it raises, for each reference in order.
+
+        All are read together: from one snapshot, or by as few statements as one profile takes.
+        """
+        ...
+
+    def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """Return the profiles that have an identifier, or those after a place; point reads only.
+
+        They come kind by kind, within a kind in an order of the storage's own that no change
+        of other profiles alters: who has the identifier all the time is on exactly one page.
+        A page may have fewer than `sought.limit` and yet a next one. An embedded database
+        answers at once where there are few of them.
+        """
+        ...
+
+    async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
+        """Return what `holders` returns for each value in order, all read as by `profiles`."""
         ...
 
     def change_profile(  # noqa: PLR0913 - whom, how, when, and by whom

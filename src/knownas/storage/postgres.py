@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from knownas.errors import ServiceUnavailable, ValidationError
+from knownas.errors import KnownasError, ServiceUnavailable, ValidationError
+from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
     App,
@@ -20,7 +21,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import postgres_bulk, postgres_check, postgres_schema
+from knownas.storage import postgres_bulk, postgres_check, postgres_lookups, postgres_schema
 from knownas.storage import postgres_reads as reads
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
@@ -32,6 +33,10 @@ T = TypeVar("T")
 
 READERS: Final = 2
 """Connections for reads: while one waits for its answer, the next reads can be sent."""
+LOOKERS: Final = 1
+"""Connections for batches and reverse look-ups, which are not to hold up the hot reads."""
+LOOKUPS_AT_ONCE: Final = 32
+"""A reverse look-up may find many profiles, a hot read finds one."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
 ASIDE: Final = 2
@@ -88,12 +93,22 @@ class PostgresStorage:
         self.migrated = postgres_schema.migrate_to_newest(self._target, seconds=seconds)
         """The names of the schema steps that this opening applied."""
         self._readers = Links(self._target, READERS)
+        self._lookers = Links(self._target, LOOKERS)
         self._writers = Links(self._target, WRITERS)
         self._identifiers: Gathering[reads.Question, Identifiers] = Gathering(
             self._readers, reads.identifiers, seconds
         )
         self._profiles: Gathering[reads.Question, Profile] = Gathering(
             self._readers, reads.profiles, seconds
+        )
+        self._holders: Gathering[postgres_lookups.Question, Holders] = Gathering(
+            self._lookers, postgres_lookups.holders, seconds, at_once=LOOKUPS_AT_ONCE
+        )
+        self._batches: Gathering[postgres_lookups.ManyRefs, list[Profile | KnownasError]] = (
+            Gathering(self._lookers, postgres_lookups.profiles, seconds, at_once=1)
+        )
+        self._batches_of_holders: Gathering[postgres_lookups.ManySought, list[Holders]] = Gathering(
+            self._lookers, postgres_lookups.holders_of_each, seconds, at_once=1
         )
         self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, reads.keys, seconds)
         self._pings: Gathering[None, None] = Gathering(self._readers, _ping, seconds)
@@ -128,6 +143,20 @@ class PostgresStorage:
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """See `Storage.profile`."""
         return await self._profiles.put((app, ref))
+
+    async def profiles(
+        self, app: AppId, refs: Sequence[ProfileRef]
+    ) -> list[Profile | KnownasError]:
+        """See `Storage.profiles`."""
+        return await self._batches.put((app, refs))
+
+    def holders(self, app: AppId, sought: Sought) -> Awaitable[Holders]:
+        """See `Storage.holders`."""
+        return self._holders.put((app, sought))
+
+    async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
+        """See `Storage.holders_of_each`."""
+        return await self._batches_of_holders.put((app, wanted))
 
     def change_profile(
         self,
@@ -260,6 +289,7 @@ class PostgresStorage:
         """See `Storage.close`."""
         self._closed = True
         await self._readers.close()
+        await self._lookers.close()
         await self._writers.close()
         if self._jobs:
             await asyncio.wait(self._jobs)

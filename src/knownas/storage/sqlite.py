@@ -9,15 +9,16 @@ every commit: without it a power cut takes acknowledged writes with it.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
 import msgspec
 
 from knownas.editing import Edit, Needs
-from knownas.errors import ValidationError
+from knownas.errors import KnownasError, ValidationError
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
+from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
     App,
@@ -44,6 +45,7 @@ from knownas.storage.rows import (
     to_app,
     to_key,
 )
+from knownas.storage.sqlite_beside import ReaderBeside
 from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_edit import SqliteEdit, prune_answers, refuse_deleted
 from knownas.storage.sqlite_errors import translated, translating
@@ -54,6 +56,10 @@ T = TypeVar("T")
 
 READS_A_TURN: Final = 256
 """How many reads of one turn of the loop share a snapshot, at most."""
+
+HOLDERS_AT_ONCE: Final = 20
+"""How many holders of a value are read in the event loop's own thread, at most: reading them takes
+about as long as to have another thread do it."""
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
 
@@ -140,6 +146,7 @@ class SqliteStorage:
             self._remove_folder()
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise StorageError(f"{self._path}: {reason}.") from error
+        self._beside = ReaderBeside(self._connect)
         self._hot = self._reader.cursor()
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
@@ -196,6 +203,27 @@ class SqliteStorage:
         with translating(), self._reader:  # one snapshot for both halves of the reference
             _, found = sqlite_profiles.settle(self._reader, app, ref)
         return found
+
+    async def profiles(
+        self, app: AppId, refs: Sequence[ProfileRef]
+    ) -> list[Profile | KnownasError]:
+        """See `Storage.profiles`."""
+        return await self._beside.read(lambda read: sqlite_profiles.several(read, app, refs))
+
+    def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """See `Storage.holders`; a value that many have is looked for beside the loop."""
+        few = sought._replace(limit=min(sought.limit, HOLDERS_AT_ONCE))
+        with translating(), self._reader:  # one snapshot for all kinds
+            found = sqlite_profiles.holders(self._reader, app, few)
+        if found.next is None or few.limit == sought.limit:
+            return found
+        return self._beside.read(lambda read: sqlite_profiles.holders(read, app, sought))
+
+    async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
+        """See `Storage.holders_of_each`."""
+        return await self._beside.read(
+            lambda read: [sqlite_profiles.holders(read, app, sought) for sought in wanted]
+        )
 
     def change_profile(  # noqa: PLR0913 - whom, how, when, and by whom
         self,
@@ -302,17 +330,19 @@ class SqliteStorage:
         self, app: AppId, profile_id: ProfileId, *, before: int | None, limit: int
     ) -> list[Change]:
         """See `Storage.history`."""
-        return await self._read_aside(
+        return await self._beside.read(
             lambda read: sqlite_changes.history(read, app, profile_id, before, limit)
         )
 
     async def changes(self, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
         """See `Storage.changes`."""
-        return await self._read_aside(lambda read: sqlite_changes.changes(read, app, cursor, limit))
+        return await self._beside.read(
+            lambda read: sqlite_changes.changes(read, app, cursor, limit)
+        )
 
     async def end_of_changes(self) -> str:
         """See `Storage.end_of_changes`."""
-        return await self._read_aside(sqlite_changes.end)
+        return await self._beside.read(sqlite_changes.end)
 
     async def prune(self, *, now: int, before: int, limit: int) -> int:
         """See `Storage.prune`."""
@@ -325,15 +355,15 @@ class SqliteStorage:
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
         """See `Storage.coverage`."""
-        return await self._read_aside(lambda read: sqlite_changes.coverage(read, app))
+        return await self._beside.read(lambda read: sqlite_changes.coverage(read, app))
 
     async def shared(self, app: AppId, after: tuple[int, str] | None, limit: int) -> list[Shared]:
         """See `Storage.shared`."""
-        return await self._read_aside(lambda read: sqlite_changes.shared(read, app, after, limit))
+        return await self._beside.read(lambda read: sqlite_changes.shared(read, app, after, limit))
 
     async def count_shared(self, app: AppId) -> dict[int, int]:
         """See `Storage.count_shared`."""
-        return await self._read_aside(lambda read: sqlite_changes.count_shared(read, app))
+        return await self._beside.read(lambda read: sqlite_changes.count_shared(read, app))
 
     # --- apps and keys ------------------------------------------------------------------------
 
@@ -445,6 +475,7 @@ class SqliteStorage:
             self._closed = True
             self._writer.hand_over()
             await asyncio.to_thread(self._writer.close)
+            await asyncio.to_thread(self._beside.close)
             self._end_turn()
             self._reader.close()
             self._remove_folder()

@@ -9,6 +9,7 @@ import msgspec
 from knownas.editing import MAX_HOLDERS, Alias, Answer
 from knownas.errors import Unauthorized
 from knownas.history import Change, Source
+from knownas.lookups import Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.storage import sqlite_aliases, sqlite_changes, sqlite_profiles
 
@@ -69,7 +70,9 @@ class SqliteEdit:
 
     def holders(self, kind: int, value: str) -> list[Profile]:
         """See `Edit.holders`."""
-        return sqlite_profiles.holders(self._connection, self._app, kind, value, MAX_HOLDERS)
+        sought = Sought((kind,), value, MAX_HOLDERS)
+        found = sqlite_profiles.holders(self._connection, self._app, sought)
+        return [one.profile for one in found.found]
 
     def change(self, profile_id: ProfileId, revision: int) -> Change | None:
         """See `Edit.change`."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -10,8 +10,9 @@ import apsw
 import msgspec
 
 from knownas.editing import alias_names
-from knownas.errors import ProfileNotFound
+from knownas.errors import KnownasError, ProfileNotFound
 from knownas.history import Source
+from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.model import (
     KINDS,
     NO_IDENTIFIERS,
@@ -51,10 +52,21 @@ _NEXT_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
 ORDER BY p.profile_id LIMIT ?2
 """  # noqa: S608 - the columns are a constant
-_HOLDERS: Final = f"""
-SELECT {_PROFILE_COLUMNS} FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
-WHERE i.app_id = ? AND i.kind = ? AND i.value = ? ORDER BY i.profile LIMIT ?
+_HOLDERS_OF_KIND: Final = f"""
+SELECT i.kind, {_PROFILE_COLUMNS}
+FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind = ? AND i.value = ? AND i.profile > ?
+ORDER BY i.profile LIMIT ?
 """  # noqa: S608 - the columns are a constant
+# The kinds are gone through in their order, so nothing is sorted, and the limit ends it.
+_HOLDERS: Final = f"""
+SELECT i.kind, {_PROFILE_COLUMNS}
+FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind IN (SELECT value FROM json_each(?)) AND i.value = ?
+  AND i.profile > 0
+ORDER BY i.kind, i.profile LIMIT ?
+"""  # noqa: S608 - the columns are a constant
+_LAST_NUMBER: Final = 2**63 - 1
 _INSERT_PROFILE: Final = """
 INSERT INTO profiles
   (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at, revision)
@@ -147,6 +159,41 @@ def after(
     return [_to_profile(row)[1] for row in rows]
 
 
+def several(
+    read: apsw.Connection | apsw.Cursor, app: AppId, refs: Iterable[ProfileRef]
+) -> list[Profile | KnownasError]:
+    """Return the profile that each reference names, or why there is none."""
+    found: list[Profile | KnownasError] = []
+    for ref in refs:
+        try:
+            found.append(settle(read, app, ref)[1])
+        except KnownasError as error:
+            found.append(error)
+    return found
+
+
+def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
+    """Return who has a value, in the order of the kinds and within each of the rows' numbers."""
+    most = sought.limit + 1
+    after = sought.after
+    if after is None and len(sought.kinds) == 1:
+        after = Place(sought.kinds[0], 0)
+    rows: list[Row] = []
+    if after is not None and after.kind in sought.kinds:
+        at = min(after.at, _LAST_NUMBER)
+        rows += read.execute(_HOLDERS_OF_KIND, (app, after.kind, sought.value, at, most))
+    others = [kind for kind in sought.kinds if after is None or kind > after.kind]
+    if others and len(rows) < most:
+        rows += read.execute(_HOLDERS, (app, str(others), sought.value, most - len(rows)))
+    found = []
+    last = None
+    for kind, *row in rows[: sought.limit]:
+        number, profile = _to_profile(row)
+        found.append(Holder(kind, profile))
+        last = Place(kind, number)
+    return Holders(found, last if len(rows) == most else None)
+
+
 def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     connection: apsw.Connection,
     app: AppId,
@@ -204,13 +251,6 @@ def number_of(connection: apsw.Connection, app: AppId, profile_id: ProfileId) ->
     if found is None:
         raise ProfileNotFound
     return found[0]
-
-
-def holders(
-    connection: apsw.Connection, app: AppId, kind: int, value: str, limit: int
-) -> list[Profile]:
-    """Return profiles that have an identifier, each by a point read."""
-    return [_to_profile(row)[1] for row in connection.execute(_HOLDERS, (app, kind, value, limit))]
 
 
 def settle(
@@ -387,6 +427,6 @@ def _to_row(app: AppId, profile: Profile) -> Row:
     return (app, to_blob(profile.profile_id), *rows.from_profile(profile))
 
 
-def _to_profile(row: Row) -> tuple[int, Profile]:
+def _to_profile(row: Sequence[Any]) -> tuple[int, Profile]:
     number, blob, *others = row
     return number, rows.to_profile(to_profile_id(blob), others)
