@@ -285,7 +285,7 @@ async def filled_registry(storage: Storage) -> AsyncIterator[Registry]:
             ref = ProfileRef(customer, ProfileId(profile_id))
             await registry.put_profile(app.id, ref, {})
             await registry.set_identifiers(
-                app.id, ref, {"branch_id": f"b{number}", "appsflyer_id": "é" * number + "a"}
+                app, ref, {"branch_id": f"b{number}", "appsflyer_id": "é" * number + "a"}
             )
         yield registry
     finally:

@@ -28,7 +28,8 @@ An error knows its code and what to tell the client, never an HTTP status: the t
 to status is in `knownas.http.wire` alone. Source of the codes: the wire contract, section 4.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 
@@ -61,6 +62,13 @@ class KnownasError(Exception):
         if retry_after is not None:
             self.retry_after = retry_after
         super().__init__(self.code)
+
+    def within(self, place: str) -> list[FieldError]:
+        """Return what is wrong as it is said of a part of a larger request."""
+        return [
+            FieldError(place if source is None else f"{place}.{source}", message)
+            for source, message in self.fields
+        ]
 
 
 class Unauthorized(KnownasError):
@@ -219,3 +227,22 @@ class ServiceUnavailable(KnownasError):
     code = "service_unavailable"
     retry_after = 1
     message = "The service is unavailable for the moment; send the same request again."
+
+
+def kept_error(code: str, fields: Sequence[FieldError]) -> KnownasError:
+    """Return the error of a code with what was said, for an answer that is given again."""
+    kinds = [KnownasError]
+    for kind in kinds:
+        if kind.__dict__.get("code") == code:
+            return kind(fields=fields)
+        kinds += kind.__subclasses__()
+    return InternalError(fields=fields)
+
+
+@contextlib.contextmanager
+def noting(problems: list[FieldError], place: str | None = None) -> Iterator[None]:
+    """Add what a ValidationError of the block says to `problems`, as said of a `place`."""
+    try:
+        yield
+    except ValidationError as error:
+        problems += error.fields if place is None else error.within(place)

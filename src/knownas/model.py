@@ -303,6 +303,25 @@ def clean_kinds(raw: object, *, source: str) -> tuple[int, ...]:
     return tuple(sorted({KIND_NUMBER[name] for name in raw}))
 
 
+def clean_policies(fields: Mapping[str, object]) -> Policies:
+    """Return the policies of a body by name of the kind, those that are not `allow`.
+
+    Raises ValidationError with one entry per bad field.
+    """
+    problems = unknown_kinds(name for name in fields if name not in KIND_NUMBER)
+    policies: dict[str, Policy] = {}
+    for name, value in fields.items():
+        if value == "reject":
+            policies[name] = "reject"
+        elif value == "move":
+            policies[name] = "move"
+        elif value != "allow" and name in KIND_NUMBER:
+            problems.append(FieldError(name, "Must be allow, reject or move."))
+    if problems:
+        raise ValidationError(fields=problems)
+    return policies
+
+
 def unknown_kinds(names: Iterable[str]) -> list[FieldError]:
     """Say of each name that it is no kind of identifier, and which kind it may have meant."""
     return [

@@ -13,17 +13,21 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from knownas import demo, keys
-from knownas.errors import KnownasError, Unauthorized, ValidationError
-from knownas.history import SERVER, Source
+from knownas import as_of, demo, keys, merging, writes
+from knownas.as_of import Moment
+from knownas.editing import Edit, Needs
+from knownas.errors import HistoryExpired, KnownasError, Unauthorized, ValidationError
+from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.keys import KeyType
 from knownas.lookups import Holders, Sought
+from knownas.merging import Merge, Side, Undone
 from knownas.model import (
     ApiKey,
     App,
     AppId,
     Identifiers,
     LogPosition,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
@@ -33,6 +37,7 @@ from knownas.model import (
     merge_identifiers,
 )
 from knownas.storage import Storage
+from knownas.writes import Done, Once, Setting
 
 KEY_CACHE_SECONDS: Final = 0.5
 """A key is believed this long after its read began, so a revoked one is refused by every
@@ -167,23 +172,87 @@ class Registry:
         return self.storage.identifiers_in_turn(app, ref)
 
     def set_identifiers(
-        self, app: AppId, ref: ProfileRef, values: Mapping[str, str], *, by: Source = SERVER
+        self,
+        app: App,
+        ref: ProfileRef,
+        values: Mapping[str, str],
+        *,
+        by: Source = SERVER,
+        once: Once | None = None,
     ) -> Awaitable[Profile]:
         """Merge `values` (by kind name) into a profile's identifiers; begun at once.
 
         Kinds not in `values` stay. Raises ProfileNotFound, unless profiles are created
-        automatically, and ProfileConflict.
+        automatically, ProfileConflict, and IdentifierTaken as the app's policies have it.
         """
-        return self.storage.change_profile(
-            app,
-            ref,
-            lambda profile: msgspec.structs.replace(
-                profile, identifiers=merge_identifiers(profile.identifiers, values)
-            ),
-            now=self._clock(),
-            create_as=self._new_profile_id() if self._auto_create_profiles else None,
-            by=by,
+        create_as = self._new_profile_id() if self._auto_create_profiles else None
+        if not app.policies:
+
+            def change(profile: Profile) -> Profile:
+                identifiers = merge_identifiers(profile.identifiers, values)
+                return msgspec.structs.replace(profile, identifiers=identifiers)
+
+            return self._change(app.id, ref, change, create_as, by, once)
+        now = self._clock()
+        setting = Setting(ref, values, create_as=create_as)
+        return self._edit_one(
+            app.id,
+            lambda edit: writes.set_identifiers(edit, setting, app.policies, now),
+            writes.needs_of([setting], app.policies, once),
+            by,
+            once,
         )
+
+    def _change(  # noqa: PLR0913, PLR0917 - whom, how, and by whom
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        change: Callable[[Profile], Profile],
+        create_as: ProfileId | None,
+        by: Source,
+        once: Once | None,
+    ) -> Awaitable[Profile]:
+        """Have one profile changed; begun at once, and done once where that is asked for."""
+        now = self._clock()
+        if once is None:
+            return self.storage.change_profile(
+                app, ref, change, now=now, create_as=create_as, by=by
+            )
+        return self._edit_one(
+            app,
+            lambda edit: writes.change_one(edit, ref, change, create_as, now),
+            Needs([ref], answer=once.key),
+            by,
+            once,
+        )
+
+    async def _edit_one(
+        self,
+        app: AppId,
+        work: Callable[[Edit], Profile],
+        needs: Needs,
+        by: Source,
+        once: Once | None,
+    ) -> Profile:
+        """Change one profile in an edit; return it, of a repeated request as it was then."""
+        now = self._clock()
+        changed: list[Profile] = []
+
+        def edit_once(edit: Edit) -> tuple[list[Done], bool]:
+            def do() -> list[Done]:
+                changed[:] = [work(edit)]
+                return [Done(changed[0].profile_id, changed[0].revision)]
+
+            return writes.once(edit, once, now, do)
+
+        [done], is_new = await self.storage.edit(app, edit_once, now=now, by=by, needs=needs)
+        if is_new:
+            return changed[0]
+        ref = ProfileRef(profile_id=done.profile_id)
+        try:
+            return await as_of.profile_as_of(self.storage, app, ref, Moment(revision=done.revision))
+        except HistoryExpired:
+            return await self.storage.profile(app, ref)
 
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """Return a profile. Raises ProfileNotFound and ProfileConflict."""
@@ -204,21 +273,55 @@ class Registry:
         return await self.storage.holders_of_each(app, wanted)
 
     def clear_identifiers(
-        self, app: AppId, ref: ProfileRef, kinds: Container[int], *, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        kinds: Container[int],
+        *,
+        by: Source = SERVER,
+        once: Once | None = None,
     ) -> Awaitable[Profile]:
         """Clear a profile's identifiers of these kinds, set or not; begun at once.
 
         Raises ProfileNotFound and ProfileConflict.
         """
-        return self.storage.change_profile(
-            app,
-            ref,
-            lambda profile: msgspec.structs.replace(
-                profile, identifiers=clear_identifiers(profile.identifiers, kinds)
-            ),
-            now=self._clock(),
-            by=by,
-        )
+
+        def change(profile: Profile) -> Profile:
+            identifiers = clear_identifiers(profile.identifiers, kinds)
+            return msgspec.structs.replace(profile, identifiers=identifiers)
+
+        return self._change(app, ref, change, None, by, once)
+
+    async def write_batch(  # noqa: PLR0913 - what is to be done, how, and by whom
+        self,
+        app: App,
+        settings: Sequence[Setting],
+        *,
+        atomic: bool,
+        create: bool,
+        by: Source = SERVER,
+        once: Once | None = None,
+    ) -> list[Done]:
+        """Set and clear identifiers of many profiles in one transaction; a result for each.
+
+        One that fails has an error as its result, and where they are `atomic` BatchFailed is
+        raised. With `create` a profile that is not there is made.
+        """
+        now = self._clock()
+        if create:
+            settings = [one._replace(create_as=self._new_profile_id()) for one in settings]
+
+        def work(edit: Edit) -> list[Done]:
+            done, _ = writes.once(
+                edit,
+                once,
+                now,
+                lambda: writes.write_batch(edit, settings, app.policies, now, atomic=atomic),
+            )
+            return done
+
+        needs = writes.needs_of(settings, app.policies, once)
+        return await self.storage.edit(app.id, work, now=now, by=by, needs=needs)
 
     async def put_profile(
         self,
@@ -227,13 +330,14 @@ class Registry:
         attributes: Mapping[str, str | float | None],
         *,
         by: Source = SERVER,
+        once: Once | None = None,
     ) -> Profile:
         """Create a profile, or return the existing one, with the attribute patch applied.
 
         With both halves of `ref`, the customer is bound to an anonymous profile of that id.
         Raises ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, self._new_profile_id(), by)
+        return await self._patch_attributes(app, ref, attributes, self._new_profile_id(), by, once)
 
     async def update_profile(
         self,
@@ -242,12 +346,13 @@ class Registry:
         attributes: Mapping[str, str | float | None],
         *,
         by: Source = SERVER,
+        once: Once | None = None,
     ) -> Profile:
         """Apply an attribute patch (None removes) to an existing profile and return it.
 
         Raises ProfileNotFound, ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, None, by)
+        return await self._patch_attributes(app, ref, attributes, None, by, once)
 
     async def delete_profile(self, app: AppId, ref: ProfileRef, *, by: Source = SERVER) -> Profile:
         """Delete a profile with its identifiers, and return what it was.
@@ -256,24 +361,126 @@ class Registry:
         """
         return await self.storage.delete_profile(app, ref, now=self._clock(), by=by)
 
-    async def _patch_attributes(
+    async def _patch_attributes(  # noqa: PLR0913, PLR0917 - of whom, what, and by whom
         self,
         app: AppId,
         ref: ProfileRef,
         attributes: Mapping[str, str | float | None],
         create_as: ProfileId | None,
         by: Source,
+        once: Once | None,
     ) -> Profile:
-        return await self.storage.change_profile(
+        def change(profile: Profile) -> Profile:
+            merged = merge_attributes(profile.attributes, attributes)
+            return msgspec.structs.replace(profile, attributes=merged)
+
+        return await self._change(app, ref, change, create_as, by, once)
+
+    # --- Identity ---------------------------------------------------------------------------
+
+    async def bind_customer(
+        self,
+        app: AppId,
+        profile_id: ProfileId,
+        customer: str | None,
+        *,
+        rebind: bool,
+        by: Source = SERVER,
+    ) -> Profile:
+        """Have a customer be that of a profile; None leaves the profile without one.
+
+        With `rebind` both may have had another. Raises ProfileNotFound, and ProfileConflict.
+        """
+        refs = [ProfileRef(profile_id=profile_id)]
+        if customer is not None:
+            refs.append(ProfileRef(customer))
+        return await self.storage.edit(
             app,
-            ref,
-            lambda profile: msgspec.structs.replace(
-                profile, attributes=merge_attributes(profile.attributes, attributes)
-            ),
+            lambda edit: writes.bind_customer(edit, profile_id, customer, rebind=rebind),
             now=self._clock(),
-            create_as=create_as,
             by=by,
+            needs=Needs(refs),
         )
+
+    async def merge(  # noqa: PLR0913 - two profiles, how they become one, and by whom
+        self,
+        app: App,
+        survivor: ProfileRef,
+        source: ProfileRef,
+        *,
+        rules: Mapping[str, Side],
+        default: Side,
+        dry_run: bool,
+        key_id: str | None = None,
+    ) -> Merge:
+        """Merge the source into the survivor, or only say what would come of it.
+
+        Raises ProfileNotFound, and ProfileConflict when both are one.
+        """
+        now = self._clock()
+        return await self.storage.edit(
+            app.id,
+            lambda edit: merging.merge(
+                edit,
+                survivor,
+                source,
+                rules=rules,
+                default=default,
+                policies=app.policies,
+                now=now,
+                dry_run=dry_run,
+            ),
+            now=now,
+            by=Source("merge", key_id),
+            needs=Needs([survivor, source]),
+        )
+
+    async def undo_merge(
+        self, app: AppId, source_id: ProfileId, *, key_id: str | None = None
+    ) -> Undone:
+        """Make the profile that was merged again; what was written since stays where it is.
+
+        Raises ProfileNotFound, HistoryExpired, and ValidationError as `merging.undo`.
+        """
+        return await self.storage.edit(
+            app,
+            lambda edit: merging.undo(edit, source_id),
+            now=self._clock(),
+            by=Source("undo", key_id),
+            needs=Needs([ProfileRef(profile_id=source_id)]),
+        )
+
+    # --- What was, what changed, how many -------------------------------------------------------
+
+    async def profile_as_of(self, app: AppId, ref: ProfileRef, moment: Moment) -> Profile:
+        """Return a profile as it was. Raises ProfileNotFound and HistoryExpired."""
+        return await as_of.profile_as_of(self.storage, app, ref, moment)
+
+    async def history(
+        self, app: AppId, ref: ProfileRef, *, before: int | None, limit: int
+    ) -> list[Change]:
+        """Return a profile's changes before a revision, newest first. Raises ProfileNotFound."""
+        return await as_of.history_of(self.storage, app, ref, before, limit)
+
+    async def changes(self, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
+        """Return an app's changes after a cursor, oldest first. Raises CursorExpired."""
+        return await self.storage.changes(app, cursor, limit)
+
+    async def end_of_changes(self) -> str:
+        """Return the cursor of whoever wants only what is still to come."""
+        return await self.storage.end_of_changes()
+
+    async def coverage(self, app: AppId) -> list[CoverageDay]:
+        """Return by how much each day changed how many profiles have what."""
+        return await self.storage.coverage(app)
+
+    async def shared(self, app: AppId, after: tuple[int, str] | None, limit: int) -> list[Shared]:
+        """Return identifiers that several profiles have, in the order of kind and value."""
+        return await self.storage.shared(app, after, limit)
+
+    async def count_shared(self, app: AppId) -> dict[int, int]:
+        """Return by kind how many identifiers several profiles have."""
+        return await self.storage.count_shared(app)
 
     def _new_profile_id(self) -> ProfileId:
         return ProfileId(str(self._new_uuid()))
@@ -300,6 +507,11 @@ class Registry:
             f"`knownas app create {name}` makes it.",
             source="app",
         )
+
+    async def set_policies(self, app: AppId, policies: Policies) -> None:
+        """Have kinds follow these policies, all others `allow`; known to all in half a second."""
+        await self.storage.set_policies(app, policies)
+        self._key_cache.clear()
 
     async def delete_app(self, app: AppId) -> None:
         """Delete an app with its keys and all its profiles."""

@@ -20,7 +20,6 @@ from knownas.errors import (
 )
 from knownas.model import (
     KIND_NUMBER,
-    KINDS,
     Identifiers,
     Policies,
     Profile,
@@ -49,14 +48,6 @@ class Done(msgspec.Struct, frozen=True, array_like=True):
     revision: int
     error: tuple[str, tuple[FieldError, ...]] | None = None
     """Of an item of a batch that failed: its code, and what was said."""
-
-
-class Outcome(NamedTuple):
-    """What became of a write on one profile."""
-
-    done: Done
-    profile: Profile | None
-    """None for a repeated request: the profile was as `done` says, and may have changed since."""
 
 
 class Setting(NamedTuple):
@@ -97,12 +88,7 @@ def set_identifiers(edit: Edit, setting: Setting, policies: Policies, now: int) 
     Raises ProfileNotFound, ProfileConflict, and IdentifierTaken with an entry per kind; then
     nothing was written.
     """
-    found = edit.find(setting.ref)
-    before = found[0] or found[1]
-    if setting.create_as is None:
-        bound = setting.ref.settle(*found)
-    else:
-        bound = setting.ref.settle_or_new(*found, setting.create_as, now)
+    before, bound = _bound(edit, setting.ref, setting.create_as, now)
     after = msgspec.structs.replace(bound, identifiers=setting.applied(bound.identifiers))
     robbed: dict[ProfileId, Profile] = {}
     taken: list[FieldError] = []
@@ -124,6 +110,35 @@ def set_identifiers(edit: Edit, setting: Setting, policies: Policies, now: int) 
     for profile in robbed.values():
         edit.put(edit.find(ProfileRef(profile_id=profile.profile_id))[1], profile)
     return edit.put(before, after, exclusive=exclusive_kinds(policies))
+
+
+def change_one(
+    edit: Edit,
+    ref: ProfileRef,
+    change: Callable[[Profile], Profile],
+    create_as: ProfileId | None,
+    now: int,
+) -> Profile:
+    """Replace one profile, as `Storage.change_profile` does."""
+    found, bound = _bound(edit, ref, create_as, now)
+    return edit.put(found, change(bound))
+
+
+def _bound(
+    edit: Edit, ref: ProfileRef, create_as: ProfileId | None, now: int
+) -> tuple[Profile | None, Profile]:
+    """Return the profile that there is, and the one to go on with: bound, or new."""
+    found = edit.find(ref)
+    if create_as is None:
+        return found[0] or found[1], ref.settle(*found)
+    return found[0] or found[1], ref.settle_or_new(*found, create_as, now)
+
+
+def remove_one(edit: Edit, ref: ProfileRef, change: Callable[[Profile], Profile]) -> Done:
+    """Delete one profile, unless `change` raises of it."""
+    profile = ref.settle(*edit.find(ref))
+    change(profile)
+    return Done(profile.profile_id, edit.remove(profile))
 
 
 def exclusive_kinds(policies: Policies) -> frozenset[int]:
@@ -152,11 +167,7 @@ def write_batch(
             done.append(Done(profile.profile_id, profile.revision))
         except KnownasError as error:
             done.append(Done(ProfileId(""), 0, (error.code, error.fields)))
-            failed += [
-                FieldError(f"items[{position}]" + (f".{one.source}" if one.source else ""), text)
-                for one in error.fields
-                for text in [one.message]
-            ]
+            failed += error.within(f"items[{position}]")
     if failed and atomic:
         raise BatchFailed(fields=failed)
     return done
@@ -210,8 +221,3 @@ def once(
     text = msgspec.json.encode(done).decode()
     edit.keep_answer(request.key, Answer(request.fingerprint, text, now + ANSWER_KEPT_MS))
     return done, True
-
-
-def kinds_of(identifiers: Identifiers) -> list[str]:
-    """Return the names of the kinds that are set."""
-    return [kind.name for kind, value in zip(KINDS, identifiers, strict=True) if value is not None]

@@ -68,7 +68,7 @@ async def set_identifiers(  # noqa: PLR0913 - the options of the command
     cleaned, _ = clean_identifiers(given, reject_unknown=True)
     app = await registry.app(app_name)
     _print_identifiers(
-        await registry.set_identifiers(app.id, _who(customer, profile_id), cleaned, by=_BY), as_json
+        await registry.set_identifiers(app, _who(customer, profile_id), cleaned, by=_BY), as_json
     )
 
 

@@ -11,6 +11,7 @@ from knownas.errors import FieldError, ValidationError
 from knownas.history import Source
 from knownas.http import wire
 from knownas.http.asking import authenticated as _authenticated
+from knownas.http.asking import once_of
 from knownas.http.asking import registry_of as _registry
 from knownas.model import (
     ApiKey,
@@ -22,6 +23,7 @@ from knownas.model import (
     clean_profile_id,
     unknown_kinds,
 )
+from knownas.writes import Once
 
 _USE_GET: Final = (
     "The body is empty. To read identifiers use GET (curl's --data makes it a POST; leave it out); "
@@ -47,7 +49,8 @@ async def set_identifiers(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     body = await wire.json_object(request, headers, if_empty=_USE_GET)
-    return await _set_identifiers(request, key, ref, body, by=Source("api", key.id))
+    once = once_of(request, headers, key, body)
+    return await _set_identifiers(request, key, ref, body, by=Source("api", key.id), once=once)
 
 
 async def set_identifiers_from_sdk(request: Request) -> Response:
@@ -55,21 +58,24 @@ async def set_identifiers_from_sdk(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret", "public")
     in_header = headers.sdk_profile_id()
     body = await wire.json_object(request, headers, if_empty="The body is empty.")
+    once = once_of(request, headers, key, body)
     data = body.pop("data", None)
     if not isinstance(data, dict):
         raise ValidationError("Must be an object.", source="data")
     ref = _sdk_profile_ref(in_header, data)
     by = Source("sdk", key.id)
-    return await _set_identifiers(request, key, ref, data, by=by, beside_data=body)
+    return await _set_identifiers(request, key, ref, data, by=by, once=once, beside_data=body)
 
 
 async def put_profile(request: Request) -> Response:
     """Create a profile, or return the one that is there."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
-    attributes, ignored = _profile_fields(request, await wire.json_object(request, headers))
+    body = await wire.json_object(request, headers)
+    once = once_of(request, headers, key, body)
+    attributes, ignored = _profile_fields(request, body)
     profile = await _registry(request).put_profile(
-        key.app.id, ref, attributes, by=Source("api", key.id)
+        key.app.id, ref, attributes, by=Source("api", key.id), once=once
     )
     return _profile_response(request, key, profile, ignored)
 
@@ -86,9 +92,11 @@ async def update_profile(request: Request) -> Response:
     """Change the fields of the body in a profile."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
-    attributes, ignored = _profile_fields(request, await wire.json_object(request, headers))
+    body = await wire.json_object(request, headers)
+    once = once_of(request, headers, key, body)
+    attributes, ignored = _profile_fields(request, body)
     profile = await _registry(request).update_profile(
-        key.app.id, ref, attributes, by=Source("api", key.id)
+        key.app.id, ref, attributes, by=Source("api", key.id), once=once
     )
     return _profile_response(request, key, profile, ignored)
 
@@ -108,6 +116,7 @@ async def _set_identifiers(  # noqa: PLR0913 - what the two callers differ in
     body: dict[str, Any],
     *,
     by: Source,
+    once: Once | None,
     beside_data: Iterable[str] = (),
 ) -> Response:
     reject = _rejects_unknown(request)
@@ -115,7 +124,7 @@ async def _set_identifiers(  # noqa: PLR0913 - what the two callers differ in
     unknown += beside_data
     if reject and unknown:
         raise ValidationError(fields=unknown_kinds(unknown))
-    await _registry(request).set_identifiers(key.app.id, ref, values, by=by)
+    await _registry(request).set_identifiers(key.app, ref, values, by=by, once=once)
     request.app.state.metrics.count_ignored_keys(len(unknown))
     return Response(headers=wire.ignored_header(unknown))
 

@@ -1,5 +1,6 @@
 """The application: which path is served by what, and what stands around every answer."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +22,7 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, batch, native, ops, wire
+from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
@@ -86,7 +87,16 @@ ROUTES: Final = (
     Resource("/api/v1/profiles/", GET=native.find_profiles),
     Resource("/api/v1/profile/", GET=native.get_profile),
     Resource("/api/v1/profile/clear/", POST=native.clear_identifiers),
+    Resource("/api/v1/profile/history/", GET=insight.get_history),
+    Resource("/api/v1/profile/customer/", POST=identity.bind_customer),
+    Resource("/api/v1/merge/", POST=identity.merge),
+    Resource("/api/v1/merge/undo/", POST=identity.undo_merge),
     Resource("/api/v1/batch/read/", POST=batch.read, body_limit=batch.BODY_LIMIT),
+    Resource("/api/v1/batch/write/", POST=batch.write, body_limit=batch.BODY_LIMIT),
+    Resource("/api/v1/changes/", GET=feed.get_changes),
+    Resource("/api/v1/coverage/", GET=insight.get_coverage),
+    Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
+    Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
     Resource("/healthz", GET=ops.healthz),
     Resource("/readyz", GET=ops.readyz),
     Resource("/metrics", GET=ops.metrics),
@@ -96,7 +106,7 @@ ROUTES: Final = (
 )
 
 
-_WRITING: Final = frozenset({"POST", "PATCH", "DELETE"})
+_WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Envelope:
@@ -241,5 +251,6 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
+    app.state.draining = asyncio.Event()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app

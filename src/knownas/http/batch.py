@@ -1,26 +1,38 @@
 """Batches of the native API: many profiles in one request, a result for each item in order."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from knownas.errors import FieldError, KnownasError, ValidationError
-from knownas.http import wire
-from knownas.http.asking import authenticated, registry_of
+from knownas.errors import (
+    BatchFailed,
+    FieldError,
+    KnownasError,
+    ValidationError,
+    kept_error,
+    noting,
+)
+from knownas.history import Source
+from knownas.http import query, wire
+from knownas.http.asking import authenticated, once_of, registry_of
 from knownas.lookups import Holders, Sought
 from knownas.model import (
     ALL_KINDS,
+    KINDS,
     AppId,
     Profile,
     ProfileRef,
     clean_customer_text,
+    clean_identifiers,
     clean_kind,
+    clean_kinds,
     clean_profile_id,
     clean_value,
 )
+from knownas.writes import Done, Setting
 
 BODY_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of the largest batch."""
@@ -30,6 +42,10 @@ HOLDERS_AN_ITEM: Final = 10
 _LINES_A_PIECE: Final = 100
 
 _NO_ITEMS: Final = 'The body is empty. Send {"items": [{"customer_user_id": "user-42"}]}.'
+_NO_SETTINGS: Final = (
+    'The body is empty. Send {"items": [{"customer_user_id": "user-42", '
+    '"identifiers": {"appsflyer_id": "1741933337626-3179568"}}]}.'
+)
 _HOW_TO_ASK: Final = (
     "Name a profile by profile_id or customer_user_id, or an identifier by value or kind and value."
 )
@@ -49,11 +65,111 @@ class _Several(msgspec.Struct, frozen=True):
 async def read(request: Request) -> Response:
     """Answer many profiles, by whatever each item names them; an item that fails fails alone."""
     key, headers = await authenticated(request, "secret")
+    questions = _questions(await _given(request, headers, _NO_ITEMS))
+    return _answer(request, await _answers(request, key.app.id, questions))
+
+
+async def write(request: Request) -> Response:
+    """Set and clear identifiers of many profiles; an item that fails fails alone, unless atomic."""
+    key, headers = await authenticated(request, "secret")
+    given = query.parameters(request.scope["query_string"], {"atomic", "create"})
+    atomic, create = query.switch(given, "atomic"), query.switch(given, "create")
+    items = await _given(request, headers, _NO_SETTINGS)
+    settings: list[Setting | KnownasError] = []
+    for item in items:
+        try:
+            settings.append(_setting(item))
+        except KnownasError as error:
+            settings.append(error)
+    once = once_of(request, headers, key, [_told(item) for item in items])
+    if atomic:
+        _refuse_wrong(settings)
+    sound = [one for one in settings if isinstance(one, Setting)]
+    done = iter(
+        await registry_of(request).write_batch(
+            key.app, sound, atomic=atomic, create=create, by=Source("api", key.id), once=once
+        )
+        if sound
+        else ()
+    )
+    dialect = request.app.state.settings.error_dialect
+    return _answer(
+        request,
+        [
+            _result(next(done), dialect)
+            if isinstance(one, Setting)
+            else wire.error_object(one, dialect)
+            for one in settings
+        ],
+    )
+
+
+async def _given(request: Request, headers: wire.Headers, if_empty: str) -> list[Any]:
+    """Return the items of a body, of either form."""
     body = await wire.bounded_body(request, headers)
-    media_type = wire.media_type_of(headers, body, _NO_ITEMS, wire.JSON, wire.NDJSON)
-    questions = _questions(_lines(body) if media_type == wire.NDJSON else _items(body))
-    results = await _answers(request, key.app.id, questions)
-    if _takes_lines(request):
+    media_type = wire.media_type_of(headers, body, if_empty, wire.JSON, wire.NDJSON)
+    return _lines(body) if media_type == wire.NDJSON else _items(body)
+
+
+def _told(item: Any) -> Any:  # noqa: ANN401 - what a client sent
+    return str(item) if isinstance(item, KnownasError) else item
+
+
+def _setting(item: Any) -> Setting:  # noqa: ANN401 - what a client sent
+    """Return what an item sets and clears. Raises ValidationError with one entry per bad field."""
+    if isinstance(item, KnownasError):
+        raise item
+    if not isinstance(item, dict):
+        raise ValidationError("Must be an object.")
+    named = {name: value for name, value in item.items() if name not in {"identifiers", "clear"}}
+    problems: list[FieldError] = []
+    who: dict[str, Any] = {}
+    values: dict[str, str] = {}
+    cleared: tuple[int, ...] = ()
+    with noting(problems):
+        who = _cleaned(named, _WHO)
+    if item.get("identifiers") is not None:
+        with noting(problems, "identifiers"):
+            values, _ = clean_identifiers(_object(item["identifiers"]), reject_unknown=True)
+    if item.get("clear") is not None:
+        with noting(problems):
+            cleared = clean_kinds(item["clear"], source="clear")
+    if problems:
+        raise ValidationError(fields=problems)
+    if not who:
+        raise ValidationError("Name a profile by profile_id or customer_user_id.")
+    if not values and not cleared:
+        raise ValidationError("Say what to set by identifiers, or what to clear by clear.")
+    ref = ProfileRef(who.get("customer_user_id"), who.get("profile_id"))
+    return Setting(ref, values, [KINDS[kind].name for kind in cleared])
+
+
+def _object(given: object) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ValidationError("Must be an object of identifiers.")
+    return given
+
+
+def _refuse_wrong(settings: list[Setting | KnownasError]) -> None:
+    """Raise BatchFailed when an item of a batch that is all or nothing is wrong."""
+    failed = [
+        problem
+        for position, one in enumerate(settings)
+        if isinstance(one, KnownasError)
+        for problem in one.within(f"items[{position}]")
+    ]
+    if failed:
+        raise BatchFailed(fields=failed)
+
+
+def _result(done: Done, dialect: str) -> Any:  # noqa: ANN401 - one of two shapes
+    if done.error is not None:
+        return wire.error_object(kept_error(*done.error), dialect)
+    return {"profile_id": done.profile_id, "revision": done.revision}
+
+
+def _answer(request: Request, results: list[Any]) -> Response:
+    if wire.accepts(request, wire.NDJSON.decode()):
         return StreamingResponse(_as_lines(results), media_type=wire.NDJSON.decode())
     return wire.json_response({"data": results})
 
@@ -103,7 +219,7 @@ def _question(item: Any) -> _Question:  # noqa: ANN401 - what a client sent
         return item
     if not isinstance(item, dict):
         raise ValidationError("Must be an object.")
-    given = _cleaned(item)
+    given = _cleaned(item, _CLEAN)
     by_value = "value" in given or "kind" in given
     by_profile = "profile_id" in given or "customer_user_id" in given
     if by_value == by_profile:
@@ -116,12 +232,12 @@ def _question(item: Any) -> _Question:  # noqa: ANN401 - what a client sent
     return Sought(kinds, given["value"], HOLDERS_AN_ITEM)
 
 
-def _cleaned(item: dict[str, Any]) -> dict[str, Any]:
+def _cleaned(item: dict[str, Any], fields: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
     """Return the fields of an item that are not null."""
     given: dict[str, Any] = {}
     problems: list[FieldError] = []
     for name, value in item.items():
-        clean = _CLEAN.get(name)
+        clean = fields.get(name)
         if clean is None:
             problems.append(FieldError(name, "Unknown field."))
         elif isinstance(value, str):
@@ -143,6 +259,7 @@ _CLEAN: Final = {
     "value": clean_value,
 }
 """The fields of an item, each with what makes a valid value of its text."""
+_WHO: Final = {name: _CLEAN[name] for name in ("profile_id", "customer_user_id")}
 
 
 async def _answers(request: Request, app: AppId, questions: list[_Question]) -> list[Any]:
@@ -173,12 +290,6 @@ def _several(holders: Holders) -> _Several:
     return _Several(
         [wire.native_profile(profile) for profile in by_id.values()], holders.next is not None
     )
-
-
-def _takes_lines(request: Request) -> bool:
-    """Tell whether the client asks for lines instead of one object."""
-    accepted = ",".join(request.headers.getlist("accept")).split(",")
-    return wire.NDJSON.decode() in {one.partition(";")[0].strip().lower() for one in accepted}
 
 
 async def _as_lines(results: list[Any]) -> AsyncIterator[bytes]:

@@ -45,6 +45,7 @@ class Edge:
         self.lane = None if settings.access_log else FastLane(state)
         self.connections: set[Protocol] = set()
         self.draining_since: float | None = None
+        self._draining: asyncio.Event = state.draining
         self._told_with: set[Any] = set()
         self._sweeping = False
         self._unseen: Iterator[Protocol] = iter(())
@@ -58,6 +59,7 @@ class Edge:
     def shutdown(self) -> None:
         """Begin to drain."""
         self.draining_since = time.monotonic()
+        self._draining.set()
         self._told_with.discard(self)
 
     def refusal(

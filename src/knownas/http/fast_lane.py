@@ -64,6 +64,7 @@ _ROLES: Final = {
     b"request-id": _OTHER_WAY,
     wire.POSITION_HEADER.encode(): _OTHER_WAY,
     wire.SDK_PROFILE_HEADER.encode(): _OTHER_WAY,
+    wire.IDEMPOTENCY_HEADER.encode(): _OTHER_WAY,
     b"proxy-connection": _OTHER_WAY,  # to the parser it is another Connection
     b"content-length": _OTHER_WAY,
     b"transfer-encoding": _OTHER_WAY,
@@ -153,14 +154,14 @@ class FastLane:
         Return what `answer_late` is to be called with once it is done.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret" or self._tells_position:
+        if key is None or key.type != "secret" or self._tells_position or key.app.policies:
             return None
         try:
             values, unknown = clean_identifiers(wire.parse_object(body))
             if unknown:
                 return None
             changed = self._set_identifiers(
-                key.app.id, _ref(asked.by, asked.value), values, by=Source("api", key.id)
+                key.app, _ref(asked.by, asked.value), values, by=Source("api", key.id)
             )
         except Exception:  # noqa: BLE001 - as above; nothing is begun yet
             return None

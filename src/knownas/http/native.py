@@ -1,21 +1,22 @@
 """The native API: reverse look-ups, whole profiles, clearing. Batches are in `batch.py`."""
 
 import inspect
-import re
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from knownas.as_of import Moment
 from knownas.errors import ValidationError
 from knownas.history import Source
 from knownas.http import query, wire
-from knownas.http.asking import authenticated, registry_of
+from knownas.http.asking import authenticated, once_of, registry_of
 from knownas.lookups import Sought
 from knownas.model import ALL_KINDS, clean_kind, clean_kinds, clean_value
 
 _DEFAULT_LIMIT: Final = 20
-_is_limit: Final = re.compile(r"[1-9][0-9]?|100").fullmatch
+_MAX_LIMIT: Final = 100
+_MAX_NUMBER: Final = 2**53
 
 _NO_KINDS: Final = (
     'The body is empty. Send {"kinds": ["appsflyer_id"]}, or {"kinds": "all"} to clear them all.'
@@ -32,9 +33,19 @@ async def find_profiles(request: Request) -> Response:
 
 
 async def get_profile(request: Request) -> Response:
-    """Answer a profile with its identifiers and attributes."""
+    """Answer a profile with its identifiers and attributes, as it is or as it was."""
     key, headers = await authenticated(request, "secret")
-    profile = await registry_of(request).profile(key.app.id, headers.profile_ref())
+    ref = headers.profile_ref()
+    given = query.parameters(request.scope["query_string"], {"at", "revision"})
+    moment = Moment(
+        query.number(given, "at", 0, _MAX_NUMBER), query.number(given, "revision", 1, _MAX_NUMBER)
+    )
+    if len(given) > 1:
+        raise ValidationError("Send at or revision, not both.", source="revision")
+    if given:
+        profile = await registry_of(request).profile_as_of(key.app.id, ref, moment)
+    else:
+        profile = await registry_of(request).profile(key.app.id, ref)
     return wire.json_response({"data": wire.native_profile(profile)})
 
 
@@ -43,6 +54,7 @@ async def clear_identifiers(request: Request) -> Response:
     key, headers = await authenticated(request, "secret")
     ref = headers.profile_ref()
     body = await wire.json_object(request, headers, if_empty=_NO_KINDS)
+    once = once_of(request, headers, key, body)
     problems = wire.unknown_fields(body, "kinds")
     kinds: tuple[int, ...] = ()
     try:
@@ -52,7 +64,7 @@ async def clear_identifiers(request: Request) -> Response:
     if problems:
         raise ValidationError(fields=problems)
     profile = await registry_of(request).clear_identifiers(
-        key.app.id, ref, kinds, by=Source("api", key.id)
+        key.app.id, ref, kinds, by=Source("api", key.id), once=once
     )
     return wire.json_response({"data": wire.native_profile(profile)})
 
@@ -62,12 +74,9 @@ def _sought(query_string: bytes) -> Sought:
     given = query.parameters(query_string, {"kind", "value", "limit", "cursor"})
     if "value" not in given:
         raise ValidationError("Must be given.", source="value")
-    limit = given.get("limit")
-    if limit is not None and not _is_limit(limit):
-        raise ValidationError("Must be a whole number from 1 to 100.", source="limit")
     return Sought(
         (clean_kind(given["kind"], source="kind"),) if "kind" in given else ALL_KINDS,
         clean_value(given["value"], source="value"),
-        _DEFAULT_LIMIT if limit is None else int(limit),
+        query.number(given, "limit", 1, _MAX_LIMIT) or _DEFAULT_LIMIT,
         wire.cursor(given["cursor"], source="cursor") if "cursor" in given else None,
     )

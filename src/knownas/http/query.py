@@ -1,12 +1,13 @@
 """The query string of a request: its parameters, each at most once, as strict UTF-8."""
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from knownas.errors import FieldError, ValidationError
 
+_is_number: Final = re.compile(r"0|[1-9][0-9]{0,18}").fullmatch
 _is_cut_short: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})").search
 
 
@@ -35,3 +36,27 @@ def parameters(query: bytes, known: Container[str]) -> dict[str, str]:
     if problems:
         raise ValidationError(fields=problems)
     return given
+
+
+def number(given: Mapping[str, str], name: str, least: int, most: int) -> int | None:
+    """Return a parameter that is a whole number, None where it is not given.
+
+    Raises ValidationError for anything else than `least` to `most` in plain digits.
+    """
+    text = given.get(name)
+    if text is None:
+        return None
+    if not _is_number(text) or not least <= int(text) <= most:
+        raise ValidationError(f"Must be a whole number from {least} to {most}.", source=name)
+    return int(text)
+
+
+def switch(given: Mapping[str, str], name: str) -> bool:
+    """Tell whether a parameter is `true`; where it is not given it is not.
+
+    Raises ValidationError for anything else than `true` and `false`.
+    """
+    text = given.get(name, "false")
+    if text not in {"true", "false"}:
+        raise ValidationError("Must be true or false.", source=name)
+    return text == "true"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -33,11 +34,13 @@ SDK_PROFILE_HEADER: Final = "adapty-sdk-profile-id"
 _CUSTOMER: Final = CUSTOMER_HEADER.encode()
 _PROFILE: Final = PROFILE_HEADER.encode()
 POSITION_HEADER: Final = "knownas-log-position"
+IDEMPOTENCY_HEADER: Final = "idempotency-key"
+WHO_HEADERS: Final = (CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER)
 _MUST_BE_ONE: Final = frozenset(
     name.encode()
     for name in (
         *(CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER),
-        *(POSITION_HEADER, "content-type"),
+        *(POSITION_HEADER, IDEMPOTENCY_HEADER, "content-type"),
     )
 )
 _DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
@@ -341,6 +344,12 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
+def accepts(request: Request, media_type: str) -> bool:
+    """Tell whether the client names a media type as one that it takes."""
+    accepted = ",".join(request.headers.getlist("accept")).split(",")
+    return media_type in {one.partition(";")[0].strip().lower() for one in accepted}
+
+
 def unknown_fields(body: Iterable[str], *known: str) -> list[FieldError]:
     """Say of each field of a body that is not known that it is not."""
     return [FieldError(name, "Unknown field.") for name in body if name not in known]
@@ -353,6 +362,11 @@ def ignored_header(names: list[str]) -> dict[str, str]:
     shown = [name for name in names if _SAFE_NAME.fullmatch(name)][:_MAX_NAMES]
     uncounted = len(names) - len(shown)
     return {IGNORED_HEADER: ", ".join([*shown, *([f"+{uncounted}"] if uncounted else [])])}
+
+
+def date(at: int) -> str:
+    """Return the day of a time (ms since 1970) in UTC, as RFC 3339 writes it."""
+    return datetime.fromtimestamp(at / 1_000, UTC).date().isoformat()
 
 
 def json_response(content: object, *, headers: dict[str, str] | None = None) -> Response:
