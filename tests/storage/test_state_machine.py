@@ -20,7 +20,10 @@ from knownas import merging, writes
 from knownas.editing import Alias, Answer, Edit, alias_names
 from knownas.errors import KnownasError
 from knownas.history import ALL_PROFILES, SERVER, Change, difference
+from knownas.lookups import Holder, Sought
 from knownas.model import (
+    ALL_KINDS,
+    KIND_NUMBER,
     KINDS,
     NO_IDENTIFIERS,
     AppId,
@@ -29,6 +32,7 @@ from knownas.model import (
     Profile,
     ProfileId,
     ProfileRef,
+    clear_identifiers,
     merge_identifiers,
 )
 from storage.conftest import Open, identifiers
@@ -42,11 +46,10 @@ REFS = strategies.builds(
     strategies.sampled_from([None, *PROFILE_IDS]),
 ).filter(lambda ref: ref != ProfileRef())
 POLICIES: list[Policy] = ["allow", "reject", "move"]
-VALUES = strategies.dictionaries(
-    strategies.sampled_from([KINDS[0].name, KINDS[7].name, KINDS[-1].name]),
-    strategies.sampled_from(["a", "b", "\u00e9", "'; DROP TABLE profiles --"]),
-    min_size=1,
-)
+KIND_NAMES = strategies.sampled_from([KINDS[0].name, KINDS[7].name, KINDS[-1].name])
+NAMES = strategies.sets(KIND_NAMES)
+TEXTS = strategies.sampled_from(["a", "b", "\u00e9", "'; DROP TABLE profiles --"])
+VALUES = strategies.dictionaries(KIND_NAMES, TEXTS, min_size=1)
 
 
 class DictEdit:
@@ -487,6 +490,66 @@ class StorageMachine(RuleBasedStateMachine):
         if found is not None:
             of_hot_read = self.run(lambda: identifiers(self.storage, app, ref))
             assert of_hot_read == found.identifiers
+
+    @rule(first=strategies.booleans(), ref=REFS, names=NAMES)
+    def clear(self, *, first: bool, ref: ProfileRef, names: set[str]) -> None:
+        """Clear identifiers of an existing profile."""
+        app = min(self.expected) if first else max(self.expected)
+        self.now += 1
+
+        def cleared(profile: Profile) -> Profile:
+            kinds = {KIND_NUMBER[name] for name in names}
+            return msgspec.structs.replace(
+                profile, identifiers=clear_identifiers(profile.identifiers, kinds)
+            )
+
+        def expected() -> Profile:
+            before = ref.settle(*self.found(app, ref))
+            after = cleared(before)
+            if after == before:
+                return before
+            return msgspec.structs.replace(after, updated_at=self.now, revision=before.revision + 1)
+
+        kept = self.same_outcome(
+            lambda: self.storage.change_profile(app, ref, cleared, now=self.now), expected
+        )
+        if kept is not None and kept != self.expected[app].get(kept.profile_id):
+            self.note(app, kept.profile_id, kept)
+
+    @rule(first=strategies.booleans(), refs=strategies.lists(REFS, max_size=6))
+    def read_many(self, *, first: bool, refs: list[ProfileRef]) -> None:
+        """Read several profiles at once, some of which are not there."""
+        app = min(self.expected) if first else max(self.expected)
+        for ref, answer in zip(
+            refs, self.run(lambda: self.storage.profiles(app, refs)), strict=True
+        ):
+            if isinstance(answer, Profile):
+                assert answer == ref.settle(*self.found(app, ref))
+            else:
+                with pytest.raises(type(answer)):
+                    ref.settle(*self.found(app, ref))
+
+    @rule(first=strategies.booleans(), value=TEXTS, limit=strategies.integers(1, 4))
+    def find(self, *, first: bool, value: str, limit: int) -> None:
+        """Find who has a value, page by page."""
+        app = min(self.expected) if first else max(self.expected)
+        sought = Sought(ALL_KINDS, value, limit)
+        found: list[Holder] = []
+        while True:
+            (page,) = self.run(lambda s=sought: self.storage.holders_of_each(app, [s]))  # type: ignore[misc]
+            found += page.found
+            if page.next is None:
+                break
+            sought = sought._replace(after=page.next)
+        expected = [
+            Holder(kind, profile)
+            for kind in ALL_KINDS
+            for profile in self.expected[app].values()
+            if profile.identifiers[kind] == value
+        ]
+        assert len(found) == len(expected)
+        assert all(holder in expected for holder in found)
+        assert [holder.kind for holder in found] == [holder.kind for holder in expected]
 
     @invariant()
     def is_sound(self) -> None:
