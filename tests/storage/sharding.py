@@ -12,12 +12,19 @@ SPREAD_BY: Final = {
     "profiles": "profile_id",
     "customers": "customer_user_id",
     "identifiers": "value",
+    "changes": "profile_id",
+    "shared_identifiers": "value",
+    "coverage": "slot",
 }
 
 EVERYWHERE: Final = (
     re.compile(r"SELECT count\(\*\)"),  # counting, and `knownas check`
     re.compile(r"DELETE FROM \w+ WHERE app_id = \$1\Z"),  # the deletion of an app
     re.compile(r"ORDER BY p\.profile_id LIMIT \$2\s*\Z"),  # the pages of `knownas copy`
+    re.compile(r"SELECT tx FROM changes "),  # the feed is of all profiles: its pages, end, pruning
+    re.compile(r"sum\(change\)"),  # what all writers have counted, added up
+    re.compile(r"FROM shared_identifiers\s+WHERE app_id = \$1"),  # a list of all values
+    re.compile(r"^\s*SELECT app_id, "),  # `knownas check`
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""
 

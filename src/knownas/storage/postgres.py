@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from knownas.errors import KnownasError, ServiceUnavailable, ValidationError
+from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
@@ -22,11 +23,14 @@ from knownas.model import (
     ProfileRef,
 )
 from knownas.storage import postgres_bulk, postgres_check, postgres_lookups, postgres_schema
+from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
+from knownas.storage.postgres_bulk import Job
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
-from knownas.storage.postgres_writes import MAX_TRIES, Write, write
+from knownas.storage.postgres_state import Write
+from knownas.storage.postgres_writes import MAX_TRIES, write
 from knownas.storage.rows import from_key
 
 T = TypeVar("T")
@@ -39,6 +43,8 @@ LOOKUPS_AT_ONCE: Final = 32
 """A reverse look-up may find many profiles, a hot read finds one."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
+FOLLOWERS: Final = 1
+"""For the history, the feed and what is counted: a long page keeps no other read waiting."""
 ASIDE: Final = 2
 """Connections for all else, each made when it is needed."""
 
@@ -95,6 +101,7 @@ class PostgresStorage:
         self._readers = Links(self._target, READERS)
         self._lookers = Links(self._target, LOOKERS)
         self._writers = Links(self._target, WRITERS)
+        self._followers = Links(self._target, FOLLOWERS)
         self._identifiers: Gathering[reads.Question, Identifiers] = Gathering(
             self._readers, reads.identifiers, seconds
         )
@@ -113,6 +120,9 @@ class PostgresStorage:
         self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, reads.keys, seconds)
         self._pings: Gathering[None, None] = Gathering(self._readers, _ping, seconds)
         self._writes: Gathering[Write, Profile] = Gathering(self._writers, self._write, seconds)
+        self._pages: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
+            self._followers, _in_turn, seconds
+        )
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
@@ -158,7 +168,7 @@ class PostgresStorage:
         """See `Storage.holders_of_each`."""
         return await self._batches_of_holders.put((app, wanted))
 
-    def change_profile(
+    def change_profile(  # noqa: PLR0913 - whom, how, when, and by whom
         self,
         app: AppId,
         ref: ProfileRef,
@@ -166,18 +176,23 @@ class PostgresStorage:
         *,
         now: int,
         create_as: ProfileId | None = None,
+        by: Source = SERVER,
     ) -> asyncio.Future[Profile]:
         """See `Storage.change_profile`."""
-        return self._writes.put(Write(app, ref, change, now, create_as))
+        return self._writes.put(Write(app, ref, change, now, create_as, by))
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+    ) -> Profile:
         """See `Storage.delete_profile`."""
-        return await self._writes.put(Write(app, ref, None))
+        return await self._writes.put(Write(app, ref, None, now, None, by))
 
-    async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
+    async def add_profiles(
+        self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
+    ) -> int:
         """See `Storage.add_profiles`."""
-        brought = list(profiles)
-        return await self._do(lambda link: postgres_bulk.add(link, app, brought), long=True)
+        job, brought = Job(app, now, by), list(profiles)
+        return await self._do(lambda link: postgres_bulk.add(link, job, brought), long=True)
 
     async def profiles_after(
         self, app: AppId, after: ProfileId | None, limit: int
@@ -186,18 +201,60 @@ class PostgresStorage:
         return await self._do(lambda link: reads.profiles_after(link, app, after, limit), long=True)
 
     async def replace_profiles(
-        self, app: AppId, gone: Iterable[ProfileId], new: Iterable[Profile]
+        self,
+        app: AppId,
+        gone: Iterable[ProfileId],
+        new: Iterable[Profile],
+        *,
+        now: int,
+        by: Source = SERVER,
     ) -> int:
         """See `Storage.replace_profiles`."""
-        old, brought = list(gone), list(new)
+        job, old, brought = Job(app, now, by), list(gone), list(new)
         return await self._do(
-            lambda link: postgres_bulk.replace(link, app, old, brought), long=True
+            lambda link: postgres_bulk.replace(link, job, old, brought), long=True
         )
 
     async def count_profiles(self, app: AppId) -> int:
         """See `Storage.count_profiles`."""
         rows = await self._do(lambda link: link.fetch(_COUNT_PROFILES, app), long=True)
         return int(rows[0][0])
+
+    # --- history, feed and counts ---------------------------------------------------------------
+
+    async def history(
+        self, app: AppId, profile_id: ProfileId, *, before: int | None, limit: int
+    ) -> list[Change]:
+        """See `Storage.history`."""
+        return await self._read(lambda link: feed.history(link, app, profile_id, before, limit))
+
+    async def changes(self, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
+        """See `Storage.changes`."""
+        return await self._read(lambda link: feed.changes(link, app, cursor, limit))
+
+    async def end_of_changes(self) -> str:
+        """See `Storage.end_of_changes`."""
+        return await self._read(feed.end)
+
+    async def prune_changes(self, before: int, limit: int) -> int:
+        """See `Storage.prune_changes`."""
+        return await self._do(lambda link: feed.prune(link, before, limit), long=True)
+
+    async def coverage(self, app: AppId) -> list[CoverageDay]:
+        """See `Storage.coverage`."""
+        return await self._read(lambda link: feed.coverage(link, app))
+
+    async def shared(self, app: AppId, after: tuple[int, str] | None, limit: int) -> list[Shared]:
+        """See `Storage.shared`."""
+        return await self._read(lambda link: feed.shared(link, app, after, limit))
+
+    async def count_shared(self, app: AppId) -> dict[int, int]:
+        """See `Storage.count_shared`."""
+        return await self._read(lambda link: feed.count_shared(link, app))
+
+    async def _read(self, read: Callable[[Link], Awaitable[T]]) -> T:
+        answer: T = await self._pages.put(read)
+        return answer
 
     # --- apps and keys ------------------------------------------------------------------------
 
@@ -291,6 +348,7 @@ class PostgresStorage:
         await self._readers.close()
         await self._lookers.close()
         await self._writers.close()
+        await self._followers.close()
         if self._jobs:
             await asyncio.wait(self._jobs)
 
@@ -346,6 +404,17 @@ async def _insist(link: Link, job: Callable[[Link], Awaitable[T]]) -> T:
         except OUTRUN:
             continue
     raise Outrun
+
+
+async def _in_turn(link: Link, reads: list[Callable[[Link], Awaitable[Any]]]) -> list[Any]:
+    """Read one after the other; what one is refused, the others are not."""
+    answers = []
+    for read in reads:
+        try:
+            answers.append(await read(link))
+        except KnownasError as error:
+            answers.append(error)
+    return answers
 
 
 async def _ping(link: Link, questions: list[None]) -> list[None]:

@@ -1,15 +1,28 @@
 """What touches many profiles in one transaction: adding or replacing them, deleting an app."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import asyncpg
+import msgspec
 
 from knownas.errors import Unauthorized
+from knownas.history import Source
 from knownas.model import AppId, Profile, ProfileId
+from knownas.storage.postgres_changes import (
+    CHANGE_COLUMNS,
+    OWN_TX,
+    ChangeRow,
+    Entry,
+    Last,
+    Tally,
+    last_of,
+    note,
+)
 from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import CustomerKey, ProfileKey, columns, profiles_of
+from knownas.storage.postgres_reads import ProfileKey, columns, locked_profiles
+from knownas.storage.postgres_state import Customers, Profiles
 from knownas.storage.postgres_writes import (
     CLAIM_CUSTOMERS,
     CUSTOMER_COLUMNS,
@@ -43,7 +56,18 @@ _DELETE_APP: Final = (
     "DELETE FROM profiles WHERE app_id = $1",
     "DELETE FROM customers WHERE app_id = $1",
     "DELETE FROM identifiers WHERE app_id = $1",
+    "DELETE FROM changes WHERE app_id = $1",
+    "DELETE FROM shared_identifiers WHERE app_id = $1",
+    "DELETE FROM coverage WHERE app_id = $1",
 )
+
+
+class Job(NamedTuple):
+    """In which app something is done, when, and by whom."""
+
+    app: AppId
+    now: int
+    by: Source
 
 
 async def refuse_deleted(link: Link, app: AppId) -> None:
@@ -52,19 +76,20 @@ async def refuse_deleted(link: Link, app: AppId) -> None:
         raise Unauthorized
 
 
-async def add(link: Link, app: AppId, profiles: list[Profile]) -> int:
+async def add(link: Link, job: Job, profiles: list[Profile]) -> int:
     """Add the profiles whose id and customer are both new, and return how many they were."""
     async with link.transaction():
-        await refuse_deleted(link, app)
-        added = 0
+        await refuse_deleted(link, job.app)
+        added, tally = 0, Tally()
         for first in range(0, len(profiles), CHUNK):
-            added += await _add(link, app, profiles[first : first + CHUNK])
+            added += await _add(link, job, profiles[first : first + CHUNK], tally)
+        await tally.write(link)
     return added
 
 
-async def _add(link: Link, app: AppId, brought: list[Profile]) -> int:
-    customers, ids = await _taken(link, app, brought)
-    new = {(app, one.profile_id): one for one in _untaken(brought, customers, ids)}
+async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> int:
+    customers, ids = await _taken(link, job.app, brought)
+    new = {(job.app, one.profile_id): one for one in _untaken(brought, customers, ids)}
     # What others have made since it was looked for is left out as well.
     claims = _customers(new)
     if claims:
@@ -73,16 +98,36 @@ async def _add(link: Link, app: AppId, brought: list[Profile]) -> int:
             del new[claims.pop(customer)]
     if not new:
         return 0
-    made = await link.fetch(INSERT_PROFILES, *profile_rows(new))
+    last = await last_of(link, new)
+    new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+    made = await link.fetch(INSERT_PROFILES, *profile_rows(new, changed_in))
     if len(made) < len(new):
         keys = {(AppId(of), ProfileId(str(profile_id))) for of, profile_id in made}
         lost = [customer for customer, key in claims.items() if key not in keys]
         if lost:
             await link.fetch(DELETE_CUSTOMERS, *columns(sorted(lost)))
         new = {key: new[key] for key in keys}
+    noted = await tally.rows(link, _entries(job, {}, new), changed_in)
     if indexed := identifier_keys(new):
         await link.fetch(INSERT_IDENTIFIERS, *columns(sorted(indexed)))
+    await note(link, noted)
     return len(new)
+
+
+def _numbered(new: Profiles, last: dict[ProfileKey, Last]) -> Profiles:
+    """Return profiles with the revisions that follow those that their ids had."""
+    return {
+        key: msgspec.structs.replace(one, revision=last[key].revision + 1 if key in last else 1)
+        for key, one in new.items()
+    }
+
+
+def _entries(job: Job, old: Profiles, new: Profiles) -> list[Entry]:
+    """Return what becomes of profiles: those that end first."""
+    return [
+        *(Entry(job.app, one, None, job.now, job.by) for key, one in old.items() if key not in new),
+        *(Entry(job.app, old.get(key), one, job.now, job.by) for key, one in new.items()),
+    ]
 
 
 async def _taken(
@@ -95,24 +140,35 @@ async def _taken(
     return customers, {ProfileId(row[0]) for row in await link.fetch(_TAKEN_IDS, app, asked)}
 
 
-async def replace(link: Link, app: AppId, gone: list[ProfileId], brought: list[Profile]) -> int:
+async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Profile]) -> int:
     """Delete profiles that are there, add others by COPY, and return how many were added.
 
     Raises Outrun when another transaction has taken an id or a customer meanwhile.
     """
     async with link.transaction():
-        await refuse_deleted(link, app)
-        await _delete(link, await profiles_of(link, {(app, one) for one in gone}, lock=True))
-        customers, ids = await _taken(link, app, brought)
-        new = {(app, one.profile_id): one for one in _untaken(brought, customers, ids)}
+        await refuse_deleted(link, job.app)
+        old, changed_in = await locked_profiles(link, {(job.app, one) for one in gone})
+        customers, ids = await _taken(link, job.app, brought)
+        free = {one.customer_user_id for one in old.values()}
+        left = _untaken(brought, customers - free, ids - {profile_id for _, profile_id in old})
+        new = {(job.app, one.profile_id): one for one in left}
+        last = {key: Last(one.revision, changed_in[key]) for key, one in old.items()}
+        last |= await last_of(link, new.keys() - old.keys())
+        new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+        tally = Tally()
+        noted = await tally.rows(link, _entries(job, old, new), changed_in)
+        own = (await link.fetch(OWN_TX))[0][0]
+        await _delete(link, old)
         try:
-            await _copy(link, new)
+            await _copy(link, new, changed_in, own)
+            await _copy_changes(link, noted, own)
         except asyncpg.UniqueViolationError:
             raise Outrun from None
+        await tally.write(link)
     return len(new)
 
 
-async def _delete(link: Link, profiles: dict[ProfileKey, Profile]) -> None:
+async def _delete(link: Link, profiles: Profiles) -> None:
     if profiles:
         await link.fetch(DELETE_PROFILES, *columns(sorted(profiles)))
     if customers := _customers(profiles):
@@ -121,17 +177,25 @@ async def _delete(link: Link, profiles: dict[ProfileKey, Profile]) -> None:
         await link.fetch(DELETE_IDENTIFIERS, *columns(sorted(indexed)))
 
 
-async def _copy(link: Link, profiles: dict[ProfileKey, Profile]) -> None:
+async def _copy(
+    link: Link, profiles: Profiles, changed_in: dict[ProfileKey, int], own: int
+) -> None:
     """Stream profiles into the three tables, into each in the order of its key."""
     if profiles:
-        await link.copy("profiles", PROFILE_COLUMNS, zip(*profile_rows(profiles), strict=True))
+        records = zip(*profile_rows(profiles, changed_in, own), strict=True)
+        await link.copy("profiles", PROFILE_COLUMNS, records)
     if customers := _customers(profiles):
         await link.copy("customers", CUSTOMER_COLUMNS, zip(*customer_rows(customers), strict=True))
     if indexed := identifier_keys(profiles):
         await link.copy("identifiers", IDENTIFIER_COLUMNS, sorted(indexed))
 
 
-def _customers(profiles: dict[ProfileKey, Profile]) -> dict[CustomerKey, ProfileKey]:
+async def _copy_changes(link: Link, noted: list[ChangeRow], own: int) -> None:
+    records = [(*row, max(own, tx)) for *row, tx in sorted(noted)]
+    await link.copy("changes", CHANGE_COLUMNS, records)
+
+
+def _customers(profiles: Profiles) -> Customers:
     return {
         (key[0], one.customer_user_id): key
         for key, one in profiles.items()

@@ -20,13 +20,14 @@ FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id,
 JOIN profiles p ON p.app_id = a.app_id AND p.profile_id = a.profile_id
 """
 _READ_PROFILES: Final = """
-SELECT a.number, p.customer_user_id, p.identifiers, p.attributes, p.created_at, p.updated_at
+SELECT a.number, p.changed_in, p.customer_user_id, p.identifiers, p.attributes,
+  p.created_at, p.updated_at, p.revision
 FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id, number)
 JOIN profiles p ON p.app_id = a.app_id AND p.profile_id = a.profile_id
 """
 _PROFILE_COLUMNS: Final = (
     "p.profile_id::text, p.customer_user_id, p.identifiers, p.attributes,"
-    " p.created_at, p.updated_at"
+    " p.created_at, p.updated_at, p.revision"
 )
 _FIRST_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = $1
@@ -148,18 +149,31 @@ async def customers_of(link: Link, keys: set[CustomerKey]) -> dict[CustomerKey, 
     }
 
 
-async def profiles_of(
-    link: Link, keys: set[ProfileKey], *, lock: bool = False
-) -> dict[ProfileKey, Profile]:
-    """Return profiles by their keys, locked in the order of these if `lock` says so."""
-    if not keys:
-        return {}
+async def profiles_of(link: Link, keys: set[ProfileKey]) -> dict[ProfileKey, Profile]:
+    """Return profiles by their keys; one that is not there is left out."""
+    return (await _profiles_of(link, keys, _READ_PROFILES))[0]
+
+
+async def locked_profiles(
+    link: Link, keys: set[ProfileKey]
+) -> tuple[dict[ProfileKey, Profile], dict[ProfileKey, int]]:
+    """Return profiles, locked in the order of their keys, and the `tx` of the last change of each.
+
+    One that is not there is left out.
+    """
+    return await _profiles_of(link, keys, _LOCK_PROFILES)
+
+
+async def _profiles_of(
+    link: Link, keys: set[ProfileKey], statement: str
+) -> tuple[dict[ProfileKey, Profile], dict[ProfileKey, int]]:
     listed = sorted(keys)
-    statement = _LOCK_PROFILES if lock else _READ_PROFILES
-    found = await link.fetch(statement, *columns(listed))
-    return {
-        listed[number - 1]: rows.to_profile(listed[number - 1][1], row) for number, *row in found
-    }
+    found = await link.fetch(statement, *columns(listed)) if listed else []
+    profiles, changed_in = {}, {}
+    for number, tx, *row in found:
+        key = listed[number - 1]
+        profiles[key], changed_in[key] = rows.to_profile(key[1], row), tx
+    return profiles, changed_in
 
 
 async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:

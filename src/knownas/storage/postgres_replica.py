@@ -18,7 +18,8 @@ from knownas.storage import unavailable
 from knownas.storage.postgres import READERS, PostgresStorage
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
-from knownas.storage.postgres_writes import Write, write
+from knownas.storage.postgres_state import Write
+from knownas.storage.postgres_writes import write
 
 WAIT_SECONDS: Final = 0.1
 """How long a read waits for a standby that is behind, before the primary is asked."""

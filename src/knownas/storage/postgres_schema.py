@@ -8,7 +8,7 @@ from typing import Final
 
 import asyncpg
 
-from knownas.storage import StorageError, migrate
+from knownas.storage import StorageError, migrate, postgres_feed
 from knownas.storage.migrate import Migration
 from knownas.storage.postgres_errors import reason
 from knownas.storage.postgres_link import Link, Target
@@ -32,6 +32,7 @@ _REMEMBER: Final = "INSERT INTO schema_version VALUES ($1, $2, $3, $4)"
 def migrate_to_newest(target: Target, *, seconds: float) -> list[str]:
     """Bring the schema up to date and return the names of the steps that were applied.
 
+    The feed of a database that was restored from a dump becomes one of its own.
     Connects within `seconds`. Raises StorageError as `pending`.
     """
     return [step.full_name for step in _run(target, seconds, _migrate)]
@@ -85,7 +86,7 @@ async def _pending(link: Link) -> list[Migration]:
 
 async def _migrate(link: Link) -> list[Migration]:
     # Most openings find nothing to do; they wait for nobody, and need no right to make a table.
-    if not await _pending(link):
+    if not await _pending(link) and await postgres_feed.is_at_home(link):
         return []
     async with link.transaction():
         await link.fetch(_LOCK)
@@ -95,4 +96,6 @@ async def _migrate(link: Link) -> list[Migration]:
             await link.execute(step.sql)
             now = time.time_ns() // 1_000_000
             await link.fetch(_REMEMBER, step.version, step.name, step.checksum, now)
+        if not await postgres_feed.is_at_home(link):
+            await postgres_feed.settle(link)
     return todo

@@ -9,18 +9,17 @@ before is no longer so, the transaction is taken back and made anew with what is
 """
 
 import contextlib
-from collections.abc import Callable, Container, Iterable
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-import msgspec
-
-from knownas.errors import Unauthorized
-from knownas.model import NO_IDENTIFIERS, AppId, Profile, ProfileId, ProfileRef
+from knownas.model import NO_IDENTIFIERS, AppId, Profile, ProfileId
 from knownas.storage import postgres_reads as reads
 from knownas.storage import rows
+from knownas.storage.postgres_changes import OWN, Tally, last_of, note
 from knownas.storage.postgres_errors import OUTRUN, Outrun
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import CustomerKey, ProfileKey, columns
+from knownas.storage.postgres_reads import ProfileKey, columns
+from knownas.storage.postgres_state import Customers, Profiles, State, Write
 
 MAX_TRIES: Final = 20
 """How often a transaction is made anew because others were in its way."""
@@ -31,22 +30,30 @@ INSERT INTO customers (app_id, customer_user_id, profile_id)
 SELECT * FROM unnest($1::integer[], $2::text[], $3::uuid[])
 ON CONFLICT DO NOTHING RETURNING app_id, customer_user_id
 """
-INSERT_PROFILES: Final = """
-INSERT INTO profiles
-  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
-SELECT * FROM unnest(
-  $1::integer[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
-ON CONFLICT DO NOTHING RETURNING app_id, profile_id
+_GIVEN_PROFILES: Final = f"""
+unnest(
+  $1::integer[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+  $8::bigint[], $9::bigint[])
+  AS a (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at,
+    revision, changed_in), {OWN} AS own
 """
-UPDATE_PROFILES: Final = """
+INSERT_PROFILES: Final = f"""
+INSERT INTO profiles
+  (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at,
+    revision, changed_in)
+SELECT a.app_id, a.profile_id, a.customer_user_id, a.identifiers, a.attributes, a.created_at,
+  a.updated_at, a.revision, greatest(a.changed_in, own.tx)
+FROM {_GIVEN_PROFILES}
+ON CONFLICT DO NOTHING RETURNING app_id, profile_id
+"""  # noqa: S608 - what is given is a constant
+UPDATE_PROFILES: Final = f"""
 UPDATE profiles p
 SET customer_user_id = a.customer_user_id, identifiers = a.identifiers,
-  attributes = a.attributes, created_at = a.created_at, updated_at = a.updated_at
-FROM unnest(
-  $1::integer[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[])
-  AS a (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at)
+  attributes = a.attributes, created_at = a.created_at, updated_at = a.updated_at,
+  revision = a.revision, changed_in = greatest(a.changed_in, own.tx)
+FROM {_GIVEN_PROFILES}
 WHERE p.app_id = a.app_id AND p.profile_id = a.profile_id
-"""
+"""  # noqa: S608 - what is given is a constant
 DELETE_PROFILES: Final = """
 DELETE FROM profiles p USING unnest($1::integer[], $2::uuid[]) AS a (app_id, profile_id)
 WHERE p.app_id = a.app_id AND p.profile_id = a.profile_id
@@ -75,24 +82,13 @@ PROFILE_COLUMNS: Final = (
     "attributes",
     "created_at",
     "updated_at",
+    "revision",
+    "changed_in",
 )
 CUSTOMER_COLUMNS: Final = ("app_id", "customer_user_id", "profile_id")
 IDENTIFIER_COLUMNS: Final = ("app_id", "kind", "value", "profile_id")
 
-Customers = dict[CustomerKey, ProfileKey]
-Profiles = dict[ProfileKey, Profile]
 IdentifierKey = tuple[AppId, int, str, ProfileId]
-
-
-class Write(NamedTuple):
-    """What is to become of one profile."""
-
-    app: AppId
-    ref: ProfileRef
-    change: Callable[[Profile], Profile] | None
-    """None deletes it."""
-    now: int = 0
-    create_as: ProfileId | None = None
 
 
 async def write(link: Link, group: list[Write]) -> list[Profile | BaseException]:
@@ -100,13 +96,16 @@ async def write(link: Link, group: list[Write]) -> list[Profile | BaseException]
 
     Raises Outrun when others were in the way too often, and what asyncpg does.
     """
-    for _ in range(MAX_TRIES):
+    for attempt in range(MAX_TRIES):
         with contextlib.suppress(*OUTRUN):
-            return await _try_to_write(link, group)
+            return await _try_to_write(link, group, all_new=attempt > 0)
     raise Outrun
 
 
-async def _try_to_write(link: Link, group: list[Write]) -> list[Profile | BaseException]:
+async def _try_to_write(
+    link: Link, group: list[Write], *, all_new: bool
+) -> list[Profile | BaseException]:
+    """Make the writes; ids of our own are taken for `all_new` only where that was in vain."""
     asked = [(one.app, one.ref) for one in group]
     customers = await reads.customers_of(link, reads.customer_keys(asked))
     claims = _claims(group, customers)
@@ -114,7 +113,7 @@ async def _try_to_write(link: Link, group: list[Write]) -> list[Profile | BaseEx
         if claims and len(await link.fetch(CLAIM_CUSTOMERS, *customer_rows(claims))) < len(claims):
             raise Outrun
         keys = {*customers.values(), *reads.profile_keys(asked)}
-        profiles = await reads.profiles_of(link, keys, lock=True)
+        profiles, changed_in = await reads.locked_profiles(link, keys)
         for (_, customer), key in customers.items():
             if key not in profiles or profiles[key].customer_user_id != customer:
                 raise Outrun
@@ -123,15 +122,32 @@ async def _try_to_write(link: Link, group: list[Write]) -> list[Profile | BaseEx
             for key, profile in profiles.items()
             if profile.customer_user_id is not None
         }
-        after = _State(customers, profiles)
+        last = await last_of(link, _made_anew(group, all_new=all_new) - profiles.keys())
+        revisions = {key: one.revision for key, one in last.items()}
+        changed_in |= {key: one.tx for key, one in last.items()}
+        after = State(customers, profiles, revisions)
         answers = [after.outcome(one) for one in group]
-        if deleted := await _deleted_apps(link, after.profiles.keys() - profiles.keys()):
-            after = _State(customers, profiles, deleted)
+        growing = {one.app for one in after.entries if one.before is None}
+        if deleted := await _deleted_apps(link, growing):
+            after = State(customers, profiles, revisions, deleted)
             answers = [after.outcome(one) for one in group]
-        await _store_profiles(link, profiles, after.profiles)
+        tally = Tally()
+        noted = await tally.rows(link, after.entries, changed_in)
+        await _store_profiles(link, profiles, after.profiles, changed_in)
         await _store_customers(link, {**customers, **claims}, after.customers)
         await _store_identifiers(link, profiles, after.profiles)
+        await note(link, noted)
+        await tally.write(link)
     return answers
+
+
+def _made_anew(group: list[Write], *, all_new: bool) -> set[ProfileKey]:
+    """Return the ids that may come back: those that a request names, or all that may be made."""
+    return {
+        (one.app, one.ref.profile_id or one.create_as)
+        for one in group
+        if one.create_as is not None and (all_new or one.ref.profile_id is not None)
+    }
 
 
 def _claims(group: list[Write], customers: Customers) -> Customers:
@@ -146,81 +162,24 @@ def _claims(group: list[Write], customers: Customers) -> Customers:
     return claims
 
 
-async def _deleted_apps(link: Link, new: Iterable[ProfileKey]) -> set[AppId]:
-    """Return which apps are gone that are to get a profile; keep the others from going."""
-    apps = {app for app, _ in new}
+async def _deleted_apps(link: Link, apps: set[AppId]) -> set[AppId]:
+    """Return which apps are gone that were to get a profile; keep the others from going."""
     living = {row[0] for row in await link.fetch(LOCK_APPS, sorted(apps))} if apps else set()
     return apps - living
 
 
-class _State:
-    """What there is after each write of a group."""
-
-    def __init__(
-        self, customers: Customers, profiles: Profiles, deleted_apps: Container[AppId] = ()
-    ) -> None:
-        """Begin with what the database has."""
-        self.customers = dict(customers)
-        self.profiles = dict(profiles)
-        self._deleted_apps = deleted_apps
-
-    def outcome(self, write: Write) -> Profile | BaseException:
-        """Apply one write and return what comes of it; an error changes nothing."""
-        try:
-            return (
-                self._delete(write) if write.change is None else self._change(write, write.change)
-            )
-        except Exception as error:  # noqa: BLE001 - whatever a change raises is told to its caller
-            return error
-
-    def _delete(self, write: Write) -> Profile:
-        profile = write.ref.settle(*self._look_up(write))
-        self._replace(write.app, profile, None)
-        return profile
-
-    def _change(self, write: Write, change: Callable[[Profile], Profile]) -> Profile:
-        by_customer, by_id = self._look_up(write)
-        before = by_customer or by_id
-        if write.create_as is None:
-            bound = write.ref.settle(by_customer, by_id)
-        else:
-            bound = write.ref.settle_or_new(by_customer, by_id, write.create_as, write.now)
-            if before is None and write.app in self._deleted_apps:
-                raise Unauthorized
-        after = change(bound)
-        if (after.profile_id, after.customer_user_id) != (bound.profile_id, bound.customer_user_id):
-            raise ValueError("A change must leave a profile's ids as they are.")
-        if after != before:
-            updated_at = max(write.now, bound.updated_at)  # the clock may have been put back
-            after = msgspec.structs.replace(after, updated_at=updated_at)
-            self._replace(write.app, before, after)
-        return after
-
-    def _look_up(self, write: Write) -> tuple[Profile | None, Profile | None]:
-        return reads.look_up(write.app, write.ref, self.customers, self.profiles)
-
-    def _replace(self, app: AppId, before: Profile | None, after: Profile | None) -> None:
-        if before is not None:
-            del self.profiles[app, before.profile_id]
-            if before.customer_user_id is not None:
-                del self.customers[app, before.customer_user_id]
-        if after is not None:
-            key = (app, after.profile_id)
-            self.profiles[key] = after
-            if after.customer_user_id is not None:
-                self.customers[app, after.customer_user_id] = key
-
-
-async def _store_profiles(link: Link, before: Profiles, after: Profiles) -> None:
+async def _store_profiles(
+    link: Link, before: Profiles, after: Profiles, changed_in: Mapping[ProfileKey, int]
+) -> None:
     if gone := before.keys() - after.keys():
         await link.fetch(DELETE_PROFILES, *columns(sorted(gone)))
     if new := {key: after[key] for key in after.keys() - before.keys()}:
-        made = await link.fetch(INSERT_PROFILES, *profile_rows(new))
+        made = await link.fetch(INSERT_PROFILES, *profile_rows(new, changed_in))
         if len(made) < len(new):
             raise Outrun
     changed = {key: after[key] for key in after.keys() & before.keys() if after[key] != before[key]}
     if changed:
-        await link.fetch(UPDATE_PROFILES, *profile_rows(changed))
+        await link.fetch(UPDATE_PROFILES, *profile_rows(changed, changed_in))
 
 
 async def _store_customers(link: Link, before: Customers, after: Customers) -> None:
@@ -251,11 +210,16 @@ def customer_rows(customers: Customers) -> list[list[Any]]:
     )
 
 
-def profile_rows(profiles: Profiles) -> list[list[Any]]:
-    """Return what `INSERT_PROFILES` and `UPDATE_PROFILES` take."""
+def profile_rows(
+    profiles: Profiles, changed_in: Mapping[ProfileKey, int], own: int = 0
+) -> list[list[Any]]:
+    """Return what `INSERT_PROFILES` and `UPDATE_PROFILES` take.
+
+    Each has the `tx` of its last change, if there was one, or the transaction's own if greater.
+    """
     return columns(
-        (app, profile_id, *rows.from_profile(profile))
-        for (app, profile_id), profile in sorted(profiles.items(), key=lambda item: item[0])
+        (*key, *rows.from_profile(profile), max(own, changed_in.get(key, 0)))
+        for key, profile in sorted(profiles.items(), key=lambda item: item[0])
     )
 
 

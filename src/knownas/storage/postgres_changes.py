@@ -1,0 +1,238 @@
+"""What a transaction notes of the changes that it makes: the history, and what is counted of apps.
+
+A change is written with the number of its transaction, or with that of the profile's change before
+where that is greater: then this transaction had its number before it waited for the other one. It
+was under way all the while, so nobody was told anything from its number on (`postgres_feed.py`).
+
+What all servers write, the counts, is written last, in one order by all, and so is locked only
+while the transaction commits.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from knownas.history import DAY_MS, Difference, Source, coverage_of, difference
+from knownas.model import AppId, Profile, ProfileId
+from knownas.storage import rows
+from knownas.storage.postgres_errors import Outrun
+from knownas.storage.postgres_link import Link
+from knownas.storage.postgres_reads import ProfileKey, columns
+
+OWN: Final = "(SELECT base + pg_current_xact_id()::text::bigint AS tx FROM feed)"
+"""The number of the transaction, for FROM."""
+
+OWN_TX: Final = "SELECT base + pg_current_xact_id()::text::bigint FROM feed"
+
+_LAST: Final = """
+SELECT a.number, last.revision, last.tx
+FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id, number)
+CROSS JOIN LATERAL (
+  SELECT c.revision, c.tx FROM changes c
+  WHERE c.app_id = a.app_id AND c.profile_id = a.profile_id
+  ORDER BY c.revision DESC LIMIT 1) AS last
+"""
+INSERT_CHANGES: Final = f"""
+INSERT INTO changes (app_id, profile_id, revision, at, source, difference, tx)
+SELECT a.app_id, a.profile_id, a.revision, a.at, a.source, a.difference, greatest(a.tx, own.tx)
+FROM unnest(
+  $1::integer[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[])
+  AS a (app_id, profile_id, revision, at, source, difference, tx), {OWN} AS own
+ON CONFLICT DO NOTHING RETURNING 1
+"""  # noqa: S608 - the number is a constant
+CHANGE_COLUMNS: Final = (
+    "app_id",
+    "profile_id",
+    "revision",
+    "at",
+    "source",
+    "difference",
+    "tx",
+)
+_HOLDERS: Final = """
+SELECT a.number, holders.count
+FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::integer[])
+  WITH ORDINALITY AS a (app_id, kind, value, most, number)
+CROSS JOIN LATERAL (
+  SELECT count(*) FROM (
+    SELECT 1 FROM identifiers i
+    WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value LIMIT a.most) AS some
+) AS holders
+"""
+# A value that becomes shared has one holder, or had none; an update is by one less than is brought.
+_SHARE: Final = """
+INSERT INTO shared_identifiers AS s (app_id, kind, value, profiles)
+SELECT * FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::bigint[])
+ON CONFLICT (app_id, kind, value) DO UPDATE SET profiles = s.profiles + excluded.profiles - 1
+RETURNING s.app_id, s.kind, s.value, s.profiles
+"""
+_UNSHARE: Final = """
+DELETE FROM shared_identifiers s
+USING unnest($1::integer[], $2::smallint[], $3::text[]) AS a (app_id, kind, value)
+WHERE s.app_id = a.app_id AND s.kind = a.kind AND s.value = a.value
+"""
+_COVER: Final = """
+INSERT INTO coverage AS c (app_id, day, kind, slot, change)
+SELECT a.app_id, a.day, a.kind, pg_backend_pid() % 32, a.change
+FROM unnest($1::integer[], $2::integer[], $3::smallint[], $4::bigint[])
+  AS a (app_id, day, kind, change)
+ON CONFLICT (app_id, day, kind, slot) DO UPDATE SET change = c.change + excluded.change
+"""
+
+Holding = tuple[AppId, int, str]
+"""A kind and a value in an app."""
+
+Move = tuple[Holding | None, Holding | None]
+"""What a profile has no longer, and what it has instead."""
+
+ChangeRow = tuple[AppId, ProfileId, int, int, str, str, int]
+
+
+class Entry(NamedTuple):
+    """One change of one profile, before it is noted."""
+
+    app: AppId
+    before: Profile | None
+    after: Profile | None
+    at: int
+    by: Source
+
+    @property
+    def profile_id(self) -> ProfileId:
+        """Whose change it is."""
+        return self._known().profile_id
+
+    @property
+    def revision(self) -> int:
+        """The revision that comes with it: that of its end, too, is counted."""
+        return self.after.revision if self.after else self._known().revision + 1
+
+    def _known(self) -> Profile:
+        known = self.after or self.before
+        if known is None:
+            raise ValueError("A change has a profile before it, after it, or both.")
+        return known
+
+
+class Last(NamedTuple):
+    """Where the history of an id has come to."""
+
+    revision: int
+    tx: int
+
+
+async def last_of(link: Link, keys: Iterable[ProfileKey]) -> dict[ProfileKey, Last]:
+    """Return the last change of each id that ever had one."""
+    listed = sorted(keys)
+    if not listed:
+        return {}
+    found = await link.fetch(_LAST, *columns(listed))
+    return {listed[number - 1]: Last(revision, tx) for number, revision, tx in found}
+
+
+class Tally:
+    """What the changes of one transaction do to what is counted."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._coverage: Counter[tuple[AppId, int, int]] = Counter()
+        self._shared: dict[Holding, tuple[int, int]] = {}
+        """How many have it, as far as it matters, and by how many these become more."""
+
+    async def rows(
+        self, link: Link, entries: list[Entry], changed_in: Mapping[ProfileKey, int]
+    ) -> list[ChangeRow]:
+        """Return the rows that the entries will be in `changes`, and count the entries.
+
+        It is to be called before any of it is written, with the `tx` of the last change of each
+        profile that had one.
+        """
+        differences = [difference(one.before, one.after) for one in entries]
+        shared = await self._count_holders(link, list(map(_moves, entries, differences)))
+        for one in entries:
+            for kind, change in coverage_of(one.before, one.after):
+                self._coverage[one.app, one.at // DAY_MS, kind] += change
+        return [
+            (
+                one.app,
+                one.profile_id,
+                one.revision,
+                one.at,
+                one.by.text(),
+                rows.from_difference(
+                    msgspec.structs.replace(differs, shared=kinds) if kinds else differs
+                ),
+                changed_in.get((one.app, one.profile_id), 0),
+            )
+            for one, differs, kinds in zip(entries, differences, shared, strict=True)
+        ]
+
+    async def _count_holders(self, link: Link, moves: list[list[Move]]) -> list[tuple[int, ...]]:
+        """Return for each entry the kinds of which another profile has the new value already."""
+        lost = Counter(old for of_entry in moves for old, _ in of_entry if old)
+        keys = {key for of_entry in moves for pair in of_entry for key in pair if key}
+        before = await _holders(link, {key: lost[key] + 2 for key in keys})
+        now = dict(before)
+        shared = [_move(of_entry, now) for of_entry in moves]
+        for key, count in now.items():
+            if count != before[key] and max(count, before[key]) > 1:
+                first, more = self._shared.get(key, (before[key], 0))
+                self._shared[key] = (first, more + count - before[key])
+        return shared
+
+    async def write(self, link: Link) -> None:
+        """Write the counts: the last that the transaction does."""
+        if self._shared:
+            brought = columns(
+                (*key, more + (1 if first else 0))
+                for key, (first, more) in sorted(self._shared.items())
+            )
+            listed = await link.fetch(_SHARE, *brought)
+            if over := sorted(tuple(key) for *key, profiles in listed if profiles <= 1):
+                await link.fetch(_UNSHARE, *columns(over))
+        if covered := sorted((*key, change) for key, change in self._coverage.items() if change):
+            await link.fetch(_COVER, *columns(covered))
+
+
+def _moves(entry: Entry, differs: Difference) -> list[Move]:
+    """Return what a profile has no longer, each with what it has instead."""
+    return [
+        (
+            None if old is None else (entry.app, kind, old),
+            None if new is None else (entry.app, kind, new),
+        )
+        for kind, old, new in differs.identifiers
+    ]
+
+
+def _move(moves: list[Move], holders: dict[Holding, int]) -> tuple[int, ...]:
+    """Count holders anew, and return the kinds of which others have the new value already."""
+    shared: tuple[int, ...] = ()
+    for old, new in moves:
+        if old is not None:
+            holders[old] -= 1
+        if new is not None:
+            if holders[new] > 0:
+                shared += (new[1],)
+            holders[new] += 1
+    return shared
+
+
+async def _holders(link: Link, most: dict[Holding, int]) -> dict[Holding, int]:
+    """Return how many profiles have what, or that they are at least so many."""
+    if not most:
+        return {}
+    listed = sorted(most)
+    found = await link.fetch(_HOLDERS, *columns((*key, most[key]) for key in listed))
+    return {listed[number - 1]: count for number, count in found}
+
+
+async def note(link: Link, noted: list[ChangeRow]) -> None:
+    """Write changes into the history.
+
+    Raises Outrun where an id has such a revision already: others made and ended it meanwhile.
+    """
+    if noted and len(await link.fetch(INSERT_CHANGES, *columns(noted))) < len(noted):
+        raise Outrun
