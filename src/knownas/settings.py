@@ -57,6 +57,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bad_keys_per_minute: Annotated[
         int, Meta(ge=1, description="Distinct unknown keys one address may try a minute.")
     ] = 20
+    master_key_file: Annotated[
+        str, Meta(description="The file with the key that stored secrets are encrypted under.")
+    ] = ""
     metrics_token: Annotated[
         str, Meta(description="The bearer token that opens /metrics; without it: 404.")
     ] = ""
