@@ -77,10 +77,13 @@ def parse(text: str) -> Target:
         raise ValidationError("Must have no fragment (#).", source=_SOURCE)
     if port == 0:
         raise ValidationError("Must have a port from 1 to 65535.", source=_SOURCE)
+    host = parts.hostname or ""
+    if "[" in parts.netloc and ":" not in host:  # brackets are for IPv6 alone
+        host = ""
     scheme = cast("Literal['http', 'https']", parts.scheme)
     return Target(
         scheme,
-        _host(parts.hostname or ""),
+        _host(host),
         port or _DEFAULT_PORTS[scheme],
         (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
     )
