@@ -1,7 +1,6 @@
 """Receivers of webhooks: real sockets, real TLS, certificates of the tests' own authority."""
 
 import asyncio
-import contextlib
 import datetime as dt
 import ipaddress
 import ssl
@@ -103,13 +102,14 @@ class Receiver:
         self.names: list[str | None] = []
         """The host that each client asked for in its TLS greeting."""
         self.requests: list[Received] = []
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.writers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+        """The connections that are open, and what serves each."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Keep one request, answer it and close the connection."""
         task = asyncio.current_task()
         assert task is not None
-        self.tasks.add(task)
+        self.writers[writer] = task
         self.connections += 1
         try:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -122,13 +122,12 @@ class Receiver:
                 await writer.drain()
             else:
                 await self.answer(writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client is gone
-        finally:
             writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-            self.tasks.discard(task)
+            await writer.wait_closed()
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            writer.transport.abort()  # the client is gone, or the test is over
+        finally:
+            del self.writers[writer]
 
     def greet(self, _socket: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
         """Keep the host's name of a TLS greeting."""
@@ -153,7 +152,8 @@ async def receiving(
         yield receiver
     finally:
         server.close()
-        for task in list(receiver.tasks):
+        tasks = list(receiver.writers.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*receiver.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks)
         await server.wait_closed()

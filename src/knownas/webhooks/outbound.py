@@ -103,7 +103,7 @@ class Sender:
 
     def _target(self, text: str) -> Target:
         target = targets.parse(text)
-        address = target.address
+        address = targets.address_of(target.host)
         if target.scheme == "http" and not self._networks:
             raise ValidationError("Must begin with https://.", source="url")
         if address is not None and not self._is_allowed(address, target.scheme):
@@ -131,11 +131,19 @@ class Sender:
             target = self._target(url)
         except ValidationError as error:
             return Outcome("refused", None, error.fields[0].message)
+        network = _CheckedNetwork(
+            self._resolve, lambda address: self._is_allowed(address, target.scheme)
+        )
         outcome: Outcome | None = None
         try:
             async with (
+                contextlib.aclosing(network),
                 asyncio.timeout(self._seconds),
-                self._connection(target) as connection,
+                httpcore2.AsyncHTTPConnection(
+                    httpcore2.Origin(target.scheme.encode(), target.host.encode(), target.port),
+                    ssl_context=self._tls,
+                    network_backend=network,
+                ) as connection,
                 connection.stream(
                     "POST",
                     httpcore2.URL(
@@ -157,25 +165,13 @@ class Sender:
             return outcome or Outcome("failed", None, _reason(error))
         return outcome
 
-    def _connection(self, target: Target) -> httpcore2.AsyncHTTPConnection:
-        return httpcore2.AsyncHTTPConnection(
-            httpcore2.Origin(target.scheme.encode(), target.host.encode(), target.port),
-            ssl_context=self._tls,
-            network_backend=_CheckedNetwork(
-                self._resolve, lambda address: self._is_allowed(address, target.scheme)
-            ),
-        )
-
 
 def system_addresses(host: str) -> Sequence[str]:
     """Return the addresses of a host name as the system knows them, in the order to try them.
 
     Blocks. Raises OSError when there are none.
     """
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except UnicodeError:  # a label that is too long
-        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [str(socket_address[0]) for *_, socket_address in found]
 
 
@@ -186,6 +182,7 @@ class _CheckedNetwork(httpcore2.AsyncNetworkBackend):
         self._resolve = resolve
         self._is_allowed = is_allowed
         self._network = httpcore2.AnyIOBackend()
+        self._stream: httpcore2.AsyncNetworkStream | None = None
 
     async def connect_tcp(
         self,
@@ -206,18 +203,30 @@ class _CheckedNetwork(httpcore2.AsyncNetworkBackend):
         failure: Exception = socket.gaierror(socket.EAI_NONAME, "no address")
         for address in addresses:
             try:
-                return await self._network.connect_tcp(str(address), port, timeout=CONNECT_SECONDS)
+                self._stream = await self._network.connect_tcp(
+                    str(address), port, timeout=CONNECT_SECONDS
+                )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
+            else:
+                return self._stream
         raise failure
+
+    async def aclose(self) -> None:
+        """Close the connection if it is open still.
+
+        httpcore2 leaves one open whose TLS handshake was cancelled, as a deadline does.
+        """
+        if self._stream is not None:
+            await self._stream.aclose()
 
     async def _addresses(self, host: str) -> list[Address]:
         """Return the addresses of a host, each once."""
-        try:
-            return [ip_address(host)]
-        except ValueError:
-            found = await _in_a_thread(lambda: self._resolve(host))
-            return [ip_address(address) for address in dict.fromkeys(found)]
+        address = targets.address_of(host)
+        if address is not None:
+            return [address]
+        found = await _in_a_thread(lambda: self._resolve(host))
+        return [ip_address(one) for one in dict.fromkeys(found)]
 
 
 async def _in_a_thread(look_up: Callable[[], Sequence[str]]) -> Sequence[str]:

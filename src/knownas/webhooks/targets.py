@@ -17,7 +17,10 @@ _VISIBLE: Final = re.compile(r"[!-~]+")
 _HOST_NAME: Final = re.compile(
     r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 )
+_AUTHORITY: Final = re.compile(r"(?:\[([0-9a-f.]*:[0-9a-f:.]*)\]|([^][:]+))(?::([0-9]{0,5}))?")
 _MAX_NAME_CHARACTERS: Final = 253
+_MAX_PORT: Final = 65_535
+_NO_HOST: Final = "Must have a host, a name or an address, and no port but 1 to 65535."
 
 
 class Target(NamedTuple):
@@ -29,14 +32,6 @@ class Target(NamedTuple):
     port: int
     path: str
     """With the query, if there is one."""
-
-    @property
-    def address(self) -> Address | None:
-        """The host, where it is an address and no name."""
-        try:
-            return ip_address(self.host)
-        except ValueError:
-            return None
 
     @property
     def authority(self) -> str:
@@ -66,37 +61,41 @@ def parse(text: str) -> Target:
         )
     try:
         parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise ValidationError("Must be a URL.", source=_SOURCE) from None
+    except ValueError:  # brackets without an address
+        raise ValidationError(_NO_HOST, source=_SOURCE) from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise ValidationError("Must begin with https://.", source=_SOURCE)
     if "@" in parts.netloc:
         raise ValidationError("Must have no user name and no password.", source=_SOURCE)
     if "#" in text:
         raise ValidationError("Must have no fragment (#).", source=_SOURCE)
-    if port == 0:
-        raise ValidationError("Must have a port from 1 to 65535.", source=_SOURCE)
-    host = parts.hostname or ""
-    if "[" in parts.netloc and ":" not in host:  # brackets are for IPv6 alone
-        host = ""
     scheme = cast("Literal['http', 'https']", parts.scheme)
+    host, port = _host_and_port(parts.netloc.lower())
     return Target(
         scheme,
-        _host(host),
-        port or _DEFAULT_PORTS[scheme],
+        host,
+        _DEFAULT_PORTS[scheme] if port is None else port,
         (parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
     )
 
 
-def _host(text: str) -> str:
-    """Return a host in its one form. Raises ValidationError."""
-    if _HOST_NAME.fullmatch(text) and len(text) <= _MAX_NAME_CHARACTERS:
-        return text
+def _host_and_port(authority: str) -> tuple[str, int | None]:
+    """Return the host in its one form, and the port where there is one. Raises ValidationError."""
+    match = _AUTHORITY.fullmatch(authority)
+    if match is not None:
+        address, name, digits = match.groups()
+        port = int(digits) if digits else None
+        host = str(address_of(address or name) or "")
+        if name and _HOST_NAME.fullmatch(name) and len(name) <= _MAX_NAME_CHARACTERS:
+            host = name
+        if host and (port is None or 0 < port <= _MAX_PORT):
+            return host, port
+    raise ValidationError(_NO_HOST, source=_SOURCE)
+
+
+def address_of(host: str) -> Address | None:
+    """Return the address that a host is, None where it is a name."""
     try:
-        address = ip_address(text)
+        return ip_address(host)
     except ValueError:
-        address = None
-    if address is None or "%" in text:  # behind it would be the name of an interface
-        raise ValidationError("Must have a host: a name or an address.", source=_SOURCE)
-    return str(address)
+        return None
