@@ -32,6 +32,7 @@ def test_each_setting_is_documented() -> None:
         ("KNOWNAS_ACCESS_LOG", "perhaps", "KNOWNAS_ACCESS_LOG='perhaps'"),
         ("KNOWNAS_BAD_KEYS_PER_MINUTE", "0", ">= 1"),
         ("KNOWNAS_TRUSTED_PROXIES", "10.0.0.0/8,here", "'here' does not appear to be"),
+        ("KNOWNAS_WEBHOOK_NETWORKS", "10.0.0.1/8", "has host bits set"),
         ("KNOWNAS_DATABSE", "x", "did you mean KNOWNAS_DATABASE?"),
         ("KNOWNAS_DATABASE", "mysql://x", "must be sqlite:///path"),
     ],

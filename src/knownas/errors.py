@@ -22,6 +22,7 @@
     ├── HeadersTooLarge         headers_too_large
     ├── RateLimited             rate_limited
     ├── InternalError           internal_error
+    ├── FeatureNotConfigured    feature_not_configured
     └── ServiceUnavailable      service_unavailable
 
 An error knows its code and what to tell the client, never an HTTP status: the table from code
@@ -219,6 +220,16 @@ class InternalError(KnownasError):
 
     code = "internal_error"
     message = "Internal server error. Report the Request-Id of this answer to the operator."
+
+
+class FeatureNotConfigured(KnownasError):
+    """The operator has not set up what this feature needs."""
+
+    code = "feature_not_configured"
+    message = (
+        "This needs a master key, and the server has none: its operator runs "
+        "`knownas master-key create` and sets KNOWNAS_MASTER_KEY_FILE."
+    )
 
 
 class ServiceUnavailable(KnownasError):

@@ -16,6 +16,7 @@ PREFIX: Final = "KNOWNAS_"
 # Read by clients, by the documentation's examples and by the tests, not by the server.
 _NOT_OURS: Final = frozenset({"KNOWNAS_URL", "KNOWNAS_KEY", "KNOWNAS_TEST_DSN"})
 
+_NETWORKS: Final = frozenset({"trusted_proxies", "webhook_networks"})
 _SWITCHES: Final = {"on": True, "off": False}
 
 
@@ -57,8 +58,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bad_keys_per_minute: Annotated[
         int, Meta(ge=1, description="Distinct unknown keys one address may try a minute.")
     ] = 20
+    master_key_file: Annotated[
+        str, Meta(description="The file with the key that stored secrets are encrypted under.")
+    ] = ""
     metrics_token: Annotated[
         str, Meta(description="The bearer token that opens /metrics; without it: 404.")
+    ] = ""
+    webhook_networks: Annotated[
+        str, Meta(description="Networks beyond the public internet that webhooks may go to.")
     ] = ""
     max_connections: Annotated[
         int, Meta(ge=1, description="Open connections a process answers; more get 503.")
@@ -96,8 +103,8 @@ def load(environment: Mapping[str, str]) -> Settings:
         try:
             value = _SWITCHES.get(text.lower(), text) if _is_switch(types[name]) else text
             given[name] = msgspec.convert(value, types[name], strict=False)
-            if name == "trusted_proxies":
-                _check_networks(text)
+            if name in _NETWORKS:
+                networks(text)
         except (msgspec.ValidationError, ValueError) as error:
             allowed = _allowed(types[name])
             reason = f"must be one of {allowed}" if allowed else str(error)
@@ -105,11 +112,13 @@ def load(environment: Mapping[str, str]) -> Settings:
     return Settings(**given)  # type: ignore[arg-type]  # converted to each field's own type above
 
 
-def _check_networks(text: str) -> None:
-    """Raise ValueError when `text` is not a list of addresses and networks with commas between."""
-    for part in text.split(","):
-        if part.strip():
-            ipaddress.ip_network(part.strip())
+def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Return the addresses and networks that stand in `text` with commas between.
+
+    Raises ValueError for anything else.
+    """
+    parts = (part.strip() for part in text.split(","))
+    return [ipaddress.ip_network(part) for part in parts if part]
 
 
 def _allowed(field_type: object) -> str:

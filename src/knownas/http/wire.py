@@ -73,6 +73,7 @@ STATUS: Final = {
     "rate_limited": 429,
     "headers_too_large": 431,
     "internal_error": 500,
+    "feature_not_configured": 501,
     "service_unavailable": 503,
 }
 """The one table from error code to HTTP status."""
