@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from knownas import demo, keys
-from knownas.errors import Unauthorized, ValidationError
+from knownas.errors import PreconditionFailed, ProfileNotFound, Unauthorized, ValidationError
 from knownas.keys import KeyType
 from knownas.model import (
     ApiKey,
@@ -41,6 +41,12 @@ KEY_RENEWAL_SECONDS: Final = 0.1
 _KEY_CACHE_SIZE: Final = 1_000
 _DEMO_CHUNK: Final = 50_000
 """Profiles to a transaction: the more they are, the fewer times each page is written."""
+
+
+Check = Callable[[Profile], None]
+"""Told a profile before it is changed, in the same transaction: what it raises stops the change.
+
+It is pure and quick, as `Storage.change_profile` wants it."""
 
 
 class _CachedKey(NamedTuple):
@@ -164,21 +170,26 @@ class Registry:
         return self.storage.identifiers_in_turn(app, ref)
 
     def set_identifiers(
-        self, app: AppId, ref: ProfileRef, values: Mapping[str, str]
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        values: Mapping[str, str],
+        *,
+        check: Check | None = None,
     ) -> Awaitable[Profile]:
         """Merge `values` (by kind name) into a profile's identifiers; begun at once.
 
         Kinds not in `values` stay. Raises ProfileNotFound, unless profiles are created
-        automatically, and ProfileConflict.
+        automatically, and ProfileConflict. What `check` means stands at `put_profile`.
         """
-        return self.storage.change_profile(
+        return self._change(
             app,
             ref,
             lambda profile: msgspec.structs.replace(
                 profile, identifiers=merge_identifiers(profile.identifiers, values)
             ),
-            now=self._clock(),
-            create_as=self._new_profile_id() if self._auto_create_profiles else None,
+            self._new_profile_id() if self._auto_create_profiles else None,
+            check,
         )
 
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
@@ -186,47 +197,78 @@ class Registry:
         return await self.storage.profile(app, ref)
 
     async def put_profile(
-        self, app: AppId, ref: ProfileRef, attributes: Mapping[str, str | float | None]
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        attributes: Mapping[str, str | float | None],
+        *,
+        check: Check | None = None,
     ) -> Profile:
         """Create a profile, or return the existing one, with the attribute patch applied.
 
         With both halves of `ref`, the customer is bound to an anonymous profile of that id.
+        With a `check` nothing is created or bound: where `ref` names no profile that could be
+        checked, PreconditionFailed is raised instead.
         Raises ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, self._new_profile_id())
+        return await self._change(app, ref, _patch(attributes), self._new_profile_id(), check)
 
     async def update_profile(
-        self, app: AppId, ref: ProfileRef, attributes: Mapping[str, str | float | None]
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        attributes: Mapping[str, str | float | None],
+        *,
+        check: Check | None = None,
     ) -> Profile:
         """Apply an attribute patch (None removes) to an existing profile and return it.
 
         Raises ProfileNotFound, ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, None)
+        return await self._change(app, ref, _patch(attributes), None, check)
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, check: Check | None = None
+    ) -> Profile:
         """Delete a profile with its identifiers, and return what it was.
 
         Raises ProfileNotFound and ProfileConflict.
         """
-        return await self.storage.delete_profile(app, ref)
+        return await self.storage.delete_profile(app, ref, check=check)
 
-    async def _patch_attributes(
+    def _change(
         self,
         app: AppId,
         ref: ProfileRef,
-        attributes: Mapping[str, str | float | None],
+        change: Callable[[Profile], Profile],
         create_as: ProfileId | None,
+        check: Check | None,
+    ) -> Awaitable[Profile]:
+        if check is None:
+            return self.storage.change_profile(
+                app, ref, change, now=self._clock(), create_as=create_as
+            )
+        return self._change_checked(app, ref, change, check, creates=create_as is not None)
+
+    async def _change_checked(
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        change: Callable[[Profile], Profile],
+        check: Check,
+        *,
+        creates: bool,
     ) -> Profile:
-        return await self.storage.change_profile(
-            app,
-            ref,
-            lambda profile: msgspec.structs.replace(
-                profile, attributes=merge_attributes(profile.attributes, attributes)
-            ),
-            now=self._clock(),
-            create_as=create_as,
-        )
+        def checked(profile: Profile) -> Profile:
+            check(profile)
+            return change(profile)
+
+        try:
+            return await self.storage.change_profile(app, ref, checked, now=self._clock())
+        except ProfileNotFound:
+            if creates:
+                raise PreconditionFailed from None
+            raise
 
     def _new_profile_id(self) -> ProfileId:
         return ProfileId(str(self._new_uuid()))
@@ -379,6 +421,13 @@ class Registry:
         """Finish what was begun and let go of the storage."""
         await asyncio.gather(*self._beside, return_exceptions=True)
         await self.storage.close()
+
+
+def _patch(attributes: Mapping[str, str | float | None]) -> Callable[[Profile], Profile]:
+    """Return the change that applies an attribute patch."""
+    return lambda profile: msgspec.structs.replace(
+        profile, attributes=merge_attributes(profile.attributes, attributes)
+    )
 
 
 def _no_such_key(key_id: str) -> ValidationError:

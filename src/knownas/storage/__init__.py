@@ -107,9 +107,13 @@ class Storage(Protocol):
         """
         ...
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, check: Callable[[Profile], None] | None = None
+    ) -> Profile:
         """Delete a profile with all that belongs to it, and return what it was.
 
+        `check` is called with the profile before that, in the same transaction, and is as
+        `change` of `change_profile`: what it raises is raised here, and nothing is deleted.
         Raises as `identifiers` does.
         """
         ...

@@ -141,9 +141,11 @@ class PostgresStorage:
         """See `Storage.change_profile`."""
         return self._writes.put(Write(app, ref, change, now, create_as))
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, check: Callable[[Profile], None] | None = None
+    ) -> Profile:
         """See `Storage.delete_profile`."""
-        return await self._writes.put(Write(app, ref, None))
+        return await self._writes.put(Write(app, ref, None, check=check))
 
     async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:
         """See `Storage.add_profiles`."""

@@ -93,6 +93,8 @@ class Write(NamedTuple):
     """None deletes it."""
     now: int = 0
     create_as: ProfileId | None = None
+    check: Callable[[Profile], None] | None = None
+    """What may stop a deletion."""
 
 
 async def write(link: Link, group: list[Write]) -> list[Profile | BaseException]:
@@ -175,6 +177,8 @@ class _State:
 
     def _delete(self, write: Write) -> Profile:
         profile = write.ref.settle(*self._look_up(write))
+        if write.check is not None:
+            write.check(profile)
         self._replace(write.app, profile, None)
         return profile
 

@@ -207,10 +207,12 @@ class SqliteStorage:
 
         return self._writer.run(work)
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, check: Callable[[Profile], None] | None = None
+    ) -> Profile:
         """See `Storage.delete_profile`."""
         return await self._writer.run(
-            lambda write: sqlite_profiles.delete(write, app, ref), erases=True
+            lambda write: sqlite_profiles.delete(write, app, ref, check), erases=True
         )
 
     async def add_profiles(self, app: AppId, profiles: Iterable[Profile]) -> int:

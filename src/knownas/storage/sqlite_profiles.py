@@ -1,7 +1,7 @@
 """A profile in its three tables: functions on a connection, inside the caller's transaction."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import apsw
@@ -91,9 +91,16 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
     return to_identifiers(found)
 
 
-def delete(connection: apsw.Connection, app: AppId, ref: ProfileRef) -> Profile:
-    """Delete a profile's rows and return what it was."""
+def delete(
+    connection: apsw.Connection,
+    app: AppId,
+    ref: ProfileRef,
+    check: Callable[[Profile], None] | None = None,
+) -> Profile:
+    """Delete a profile's rows, unless `check` raises something, and return what it was."""
     number, profile = settle(connection, app, ref)
+    if check is not None:
+        check(profile)
     connection.execute(_DELETE_PROFILE, (number,))
     if profile.customer_user_id is not None:
         connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
