@@ -7,7 +7,6 @@ import asyncio
 import inspect
 import typing
 from collections.abc import Awaitable, Callable, Iterator
-from typing import NoReturn
 
 import msgspec
 import pytest
@@ -59,10 +58,10 @@ def setting(**values: str) -> Change:
     )
 
 
-def raising(error: Exception) -> Callable[[Profile], NoReturn]:
+def raising(error: Exception) -> Callable[[Profile], typing.NoReturn]:
     """Return the change that cannot be made, or the check that is never passed."""
 
-    def change(_profile: Profile) -> NoReturn:
+    def change(_profile: Profile) -> typing.NoReturn:
         raise error
 
     return change

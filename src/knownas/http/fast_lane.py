@@ -62,6 +62,8 @@ _ROLES: Final = {
     b"connection": _CONNECTION,
     b"request-id": _OTHER_WAY,
     wire.POSITION_HEADER.encode(): _OTHER_WAY,
+    wire.IF_MATCH.encode(): _OTHER_WAY,
+    wire.IF_NONE_MATCH.encode(): _OTHER_WAY,
     wire.SDK_PROFILE_HEADER.encode(): _OTHER_WAY,
     b"proxy-connection": _OTHER_WAY,  # to the parser it is another Connection
     b"content-length": _OTHER_WAY,

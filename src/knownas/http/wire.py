@@ -3,6 +3,7 @@
 Source: the wire contract, sections 1 to 4.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -38,7 +39,10 @@ _MUST_BE_ONE: Final = frozenset(
         *(POSITION_HEADER, "content-type"),
     )
 )
-_DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
+IF_MATCH: Final = "if-match"
+IF_NONE_MATCH: Final = "if-none-match"
+_LISTS: Final = frozenset({IF_MATCH.encode(), IF_NONE_MATCH.encode()})
+_DECIDING: Final = _MUST_BE_ONE | _LISTS | {b"content-length", b"content-encoding"}
 IGNORED_HEADER: Final = "Knownas-Ignored"
 
 _is_position: Final = re.compile(rb"([0-9a-f]{8})([0-9a-f]{16})").fullmatch
@@ -87,6 +91,11 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 def identifiers_body(identifiers: Identifiers) -> bytes:
     """Return the body of the hot GET: every kind, in the seed's order."""
     return encode(_IdentifiersBody(*identifiers))
+
+
+def etag(body: bytes) -> str:
+    """Return the strong entity tag of a body, in its quotes: 64 bits of its BLAKE2b hash."""
+    return f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
 
 
 def error_body(error: KnownasError, dialect: str) -> bytes:
@@ -140,7 +149,8 @@ def own_request_id(headers: RawHeaders) -> bytes | None:
 class Headers:
     """The headers of a request that decide about its answer, read in one pass.
 
-    Blank ones count as absent. Two that differ are noted, to be refused once the key is known.
+    Blank ones count as absent. Two that differ are one where the header is a list; else they are
+    noted, to be refused once the key is known.
     """
 
     def __init__(self, headers: RawHeaders) -> None:
@@ -157,9 +167,12 @@ class Headers:
             elif (
                 name in _DECIDING
                 and (trimmed := value.strip(b" \t"))
-                and self._values.setdefault(name, trimmed) != trimmed
+                and (earlier := self._values.setdefault(name, trimmed)) != trimmed
             ):
-                self._twins.add(name)
+                if name in _LISTS:
+                    self._values[name] = earlier + b", " + trimmed
+                else:
+                    self._twins.add(name)
 
     def refuse_twins(self) -> None:
         """Raise ValidationError when a header that decides stands twice with different values."""
@@ -258,9 +271,9 @@ def ignored_header(names: list[str]) -> dict[str, str]:
     return {IGNORED_HEADER: ", ".join([*shown, *([f"+{uncounted}"] if uncounted else [])])}
 
 
-def json_response(content: object, *, headers: dict[str, str] | None = None) -> Response:
+def json_response(content: object) -> Response:
     """Return a 200 with a JSON body."""
-    return Response(encode(content), headers=headers, media_type="application/json")
+    return Response(encode(content), media_type="application/json")
 
 
 async def _bounded_body(request: Request, length: bytes) -> bytes:
