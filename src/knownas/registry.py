@@ -17,6 +17,7 @@ from knownas import demo, keys
 from knownas.errors import PreconditionFailed, ProfileNotFound, Unauthorized, ValidationError
 from knownas.keys import KeyType
 from knownas.model import (
+    NO_RATE,
     ApiKey,
     App,
     AppId,
@@ -63,11 +64,12 @@ def system_clock() -> int:
 class Registry:
     """All that this server does, over one storage."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works on, and what a test puts in its place
         self,
         storage: Storage,
         *,
         auto_create_profiles: bool = False,
+        key_rate: str | None = None,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
         new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
@@ -75,9 +77,11 @@ class Registry:
         """Work on `storage`; `clock` gives ms since 1970, `monotonic` seconds.
 
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
+        `key_rate` is the rate of every key that has none of its own, None for no limit.
         """
         self.storage = storage
         self._auto_create_profiles = auto_create_profiles
+        self._key_rate = key_rate
         self._clock = clock
         self._monotonic = monotonic
         self._new_uuid = new_uuid
@@ -89,7 +93,8 @@ class Registry:
     async def authenticate(self, authorization: bytes | None) -> ApiKey:
         """Return the live key in an `Authorization: Api-Key …` header value.
 
-        Raises Unauthorized, the same for a missing, malformed, unknown, revoked or expired key.
+        Its `rate` is the one in force; whoever answers the request keeps to it. Raises
+        Unauthorized, the same for a missing, malformed, unknown, revoked or expired key.
         """
         if authorization is None:
             raise Unauthorized
@@ -141,6 +146,8 @@ class Registry:
             if key.ended_at is None:
                 self._remember_the_end(key, now)
             raise Unauthorized
+        rate = self._key_rate if key.rate is None else key.rate
+        key = msgspec.structs.replace(key, rate=None if rate == NO_RATE else rate)
         if len(self._key_cache) >= _KEY_CACHE_SIZE:
             self._key_cache.clear()
         self._key_cache[authorization] = _CachedKey(
@@ -303,15 +310,21 @@ class Registry:
     # --- Keys -------------------------------------------------------------------------------
 
     async def create_key(
-        self, app: App, key_type: KeyType, *, label: str = "", expires_at: int | None = None
+        self,
+        app: App,
+        key_type: KeyType,
+        *,
+        label: str = "",
+        expires_at: int | None = None,
+        rate: str | None = None,
     ) -> tuple[str, ApiKey]:
         """Make a key and return it, with what is kept of it. It is never shown again."""
         text = keys.mint(key_type)
-        key = self._new_key(app, key_type, label, expires_at)
+        key = self._new_key(app, key_type, label, expires_at, rate)
         await self.storage.add_key(app.id, key, keys.digest(text))
         return text, key
 
-    async def adopt_key(
+    async def adopt_key(  # noqa: PLR0913 - all that is kept of a key
         self,
         app: App,
         text: str,
@@ -319,6 +332,7 @@ class Registry:
         *,
         label: str = "",
         expires_at: int | None = None,
+        rate: str | None = None,
     ) -> ApiKey:
         """Accept a key that the team uses elsewhere, so that its clients need no new one.
 
@@ -331,7 +345,7 @@ class Registry:
                 "knownas key.",
                 source="key",
             )
-        key = self._new_key(app, key_type, label, expires_at)
+        key = self._new_key(app, key_type, label, expires_at, rate)
         await self.storage.add_key(app.id, key, keys.digest(text))
         return key
 
@@ -351,7 +365,7 @@ class Registry:
     async def rotate_key(
         self, app: App, key_id: str, *, overlap_seconds: int
     ) -> tuple[str, ApiKey]:
-        """Make a successor of a key; both open the app until the overlap is over.
+        """Make a successor of a key, with its rate; both open the app until the overlap is over.
 
         The successor of a key that expires lives as long as that one was made for.
         Raises ValidationError when the app has no such key, or it is not live.
@@ -366,7 +380,7 @@ class Registry:
             )
         expires_at = None if old.expires_at is None else now + old.expires_at - old.created_at
         text = keys.mint(old.type)
-        key = self._new_key(app, old.type, old.label, expires_at)
+        key = self._new_key(app, old.type, old.label, expires_at, old.rate)
         await self.storage.add_key(
             app.id,
             key,
@@ -377,7 +391,18 @@ class Registry:
         self._key_cache.clear()
         return text, key
 
-    def _new_key(self, app: App, key_type: KeyType, label: str, expires_at: int | None) -> ApiKey:
+    async def limit_key(self, app: AppId, key_id: str, rate: str | None) -> None:
+        """Give a key another `ApiKey.rate`; within a second every process keeps to it.
+
+        Raises ValidationError when the app has no such key.
+        """
+        if not await self.storage.set_key_rate(app, key_id, rate):
+            raise _no_such_key(key_id)
+        self._key_cache.clear()
+
+    def _new_key(
+        self, app: App, key_type: KeyType, label: str, expires_at: int | None, rate: str | None
+    ) -> ApiKey:
         return ApiKey(
             id=f"key_{self._new_uuid().hex[:12]}",
             app=app,
@@ -385,6 +410,7 @@ class Registry:
             label=label,
             created_at=self._clock(),
             expires_at=expires_at,
+            rate=rate,
         )
 
     # --- The registry itself ----------------------------------------------------------------

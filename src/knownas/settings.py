@@ -11,6 +11,9 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from knownas.errors import ValidationError
+from knownas.model import clean_rate
+
 PREFIX: Final = "KNOWNAS_"
 
 # Read by clients, by the documentation's examples and by the tests, not by the server.
@@ -57,6 +60,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bad_keys_per_minute: Annotated[
         int, Meta(ge=1, description="Distinct unknown keys one address may try a minute.")
     ] = 20
+    key_rate: Annotated[
+        str, Meta(description="How many requests a key may make, as 600/minute; without it any.")
+    ] = ""
     metrics_token: Annotated[
         str, Meta(description="The bearer token that opens /metrics; without it: 404.")
     ] = ""
@@ -96,8 +102,8 @@ def load(environment: Mapping[str, str]) -> Settings:
         try:
             value = _SWITCHES.get(text.lower(), text) if _is_switch(types[name]) else text
             given[name] = msgspec.convert(value, types[name], strict=False)
-            if name == "trusted_proxies":
-                _check_networks(text)
+            if name in _CHECKS:
+                _CHECKS[name](text)
         except (msgspec.ValidationError, ValueError) as error:
             allowed = _allowed(types[name])
             reason = f"must be one of {allowed}" if allowed else str(error)
@@ -110,6 +116,18 @@ def _check_networks(text: str) -> None:
     for part in text.split(","):
         if part.strip():
             ipaddress.ip_network(part.strip())
+
+
+def _check_rate(text: str) -> None:
+    """Raise ValueError when `text` is neither blank nor a rate."""
+    try:
+        if text:
+            clean_rate(text, source="key_rate")
+    except ValidationError as error:
+        raise ValueError(error.fields[0].message) from None
+
+
+_CHECKS: Final = {"trusted_proxies": _check_networks, "key_rate": _check_rate}
 
 
 def _allowed(field_type: object) -> str:

@@ -194,13 +194,17 @@ class Storage(Protocol):
         """Keep keys under their digests, all or none; their own app is of no account.
 
         A key that the app has already keeps its id and label, and of each end the earlier one:
-        none is ever revived. Raises ValidationError when another app has one of the digests,
-        Unauthorized when the app was deleted.
+        none is ever revived. Its rate becomes the given one. Raises ValidationError when another
+        app has one of the digests, Unauthorized when the app was deleted.
         """
         ...
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """End a key for good. The first end stays. False: the app has no such key."""
+        ...
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """Give a key, live or not, another `ApiKey.rate`. False: the app has no such key."""
         ...
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
