@@ -120,7 +120,10 @@ def _registry(request: Request) -> Registry:
 
 
 async def _authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wire.Headers]:
-    """Return the key of the request, if it is live and of one of these types, and its headers."""
+    """Return the key of the request, if it is live and of one of these types, and its headers.
+
+    The request is counted then. Raises RateLimited past the key's rate.
+    """
     headers = wire.Headers(request.scope["headers"])
     try:
         key = await _registry(request).authenticate(headers.authorization)
@@ -129,6 +132,7 @@ async def _authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wir
         raise
     if key.type not in types:
         raise Unauthorized
+    request.app.state.rates.spend(key)
     headers.refuse_twins()
     return key, headers
 

@@ -1,7 +1,7 @@
 """The fast lane: the answer to an ordinary hot request, without a task, a scope or an event.
 
 It is for the identifiers of one profile, read or set, named by one header, with a key that was
-read just now. Whatever is out of the ordinary, an error included, is left to the application;
+read just now and whose requests are not counted. Whatever is out of the ordinary, an error included, is left to the application;
 for what is not, the bytes are the application's own, since both ways call the same functions for
 the key, the profile and the body. A test holds them together.
 
@@ -133,7 +133,7 @@ class FastLane:
         `dated` are uvicorn's default headers, `began_ns` is `time.monotonic_ns()` at the start.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret":
+        if key is None or key.type != "secret" or key.rate is not None:
             return None
         try:
             found = self._identifiers(key.app.id, _ref(asked.by, value))
@@ -154,7 +154,7 @@ class FastLane:
         Return what `answer_late` is to be called with once it is done.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret" or self._tells_position:
+        if key is None or key.type != "secret" or key.rate is not None or self._tells_position:
             return None
         try:
             values, unknown = clean_identifiers(wire.parse_object(body))
