@@ -111,7 +111,7 @@ async def key_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
     now = time.time_ns() // 1_000_000
     lines = [
         f"{key.id}  {key.type}  {'live' if key.is_live(now) else 'ended'}  "
-        f"{utc(key.created_at)}  {key.label}{f'  ({key.rate})' if key.rate else ''}"
+        f"{utc(key.created_at)}  {key.label}{f'  (rate {key.rate})' if key.rate else ''}"
         for key in keys
     ]
     emit([_key_data(key) for key in keys], as_json, "\n".join(lines) or "There is no key.")

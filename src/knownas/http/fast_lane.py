@@ -1,9 +1,9 @@
 """The fast lane: the answer to an ordinary hot request, without a task, a scope or an event.
 
 It is for the identifiers of one profile, read or set, named by one header, with a key that was
-read just now and whose requests are not counted. Whatever is out of the ordinary, an error included, is left to the application;
-for what is not, the bytes are the application's own, since both ways call the same functions for
-the key, the profile and the body. A test holds them together.
+read just now and whose requests are not counted. Whatever is out of the ordinary, an error
+included, is left to the application; for what is not, the bytes are the application's own, since
+both ways call the same functions for the key, the profile and the body. A test holds them together.
 
 A write, and a storage behind a network, answer later, and so does the lane then: until it does,
 the connection is as busy as with a request on the normal way.

@@ -35,7 +35,7 @@ class KeyRates:
         if not limiter.hit(item, key.id):
             left = limiter.get_window_stats(item, key.id).reset_time - self._monotonic()
             raise RateLimited(
-                f"This key may make {key.rate} requests; wait as long as Retry-After says.",
+                f"The rate of this key, {key.rate}, is used up; wait as long as Retry-After says.",
                 retry_after=max(1, math.ceil(left)),
             )
 
