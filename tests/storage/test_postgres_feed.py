@@ -366,7 +366,7 @@ async def test_follower_rebuilds_what_several_servers_write(
 async def test_two_servers_on_one_profile_keep_its_order(
     storage: PostgresStorage, second: PostgresStorage, app: App
 ) -> None:
-    """Each change has a revision of its own, as the feed and the history have them, and none fails."""
+    """Each change has a revision of its own, as the feed and the history tell, and none fails."""
     await storage.add_profiles(app.id, [profile(1)], now=1)
     follower = Follower(storage, app)
 
@@ -452,32 +452,33 @@ async def test_nothing_is_noted_in_an_app_that_is_gone(storage: PostgresStorage,
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "text",
     [
-        lambda _name, _rest: "",
-        lambda _name, _rest: "0",
-        lambda name, _rest: name,
-        lambda name, rest: f"x{name}-{rest}",
-        lambda name, rest: f"{name}-{rest}-1",
-        lambda name, rest: f"{name}-{rest}\n",
-        lambda name, rest: f"{name.upper()}x-{rest}",
-        lambda name, rest: f"{name}-{rest.partition('-')[2]}",
-        lambda name, rest: f"{name}-9{rest}",
-        lambda name, rest: f"{name}-{'9' * 40}-{rest.partition('-')[2]}",
-        lambda name, rest: f"{name}-\u0661{rest}",
-        lambda name, rest: f"{'0' * 12}-{rest}",
+        "",
+        "0",
+        "{0}",
+        "x{0}-{1}-{2}-{3}",
+        "{0}-{1}-{2}-{3}-1",
+        "{0}-{1}-{2}-{3}\n",
+        "{0}-{1}-{2}",
+        "{0}-{2}-{3}",
+        "{0}--{2}-{3}",
+        "{0}-\u0661{1}-{2}-{3}",
+        "{0}-9{1}-{2}-{3}",
+        "{0}-{1}99999999999999999999-{2}-{3}",
+        "{0}-{1}-{2}-99999999999999999999",
+        "000000000000-{1}-{2}-{3}",
     ],
 )
 async def test_cursor_that_was_not_given_here_is_refused(
-    storage: PostgresStorage, app: App, changed: Callable[[str, str], str]
+    storage: PostgresStorage, app: App, text: str
 ) -> None:
     """Another form, another feed's, or one from ahead of all that there is."""
     await put(storage, app, by_id(1), "a", create_as=IDS[1])
     for cursor in (await storage.end_of_changes(), (await storage.changes(app.id, None, 1)).cursor):
         assert (await storage.changes(app.id, cursor, 10)).changes == []
-        name, _, rest = cursor.partition("-")
         with pytest.raises(CursorExpired):
-            await storage.changes(app.id, changed(name, rest), 10)
+            await storage.changes(app.id, text.format(*cursor.split("-")), 10)
 
 
 async def test_history_gives_cursors_that_miss_nothing(
@@ -601,22 +602,35 @@ async def test_opening_again_changes_nothing(storage: PostgresStorage, app: App,
     await again.close()
 
 
-@pytest.mark.parametrize("to", ["another database", "the same one"])
-async def test_restored_database_has_another_feed(
-    cluster: Cluster, storage: PostgresStorage, app: App, url: str, to: str, tmp_path: Path
-) -> None:
-    """No cursor of before is good in it; what it brought is told, then what comes."""
-    await put(storage, app, by_id(1), "a", create_as=IDS[1])
-    cursor = (await storage.changes(app.id, None, 10)).cursor
-    await storage.close()
-    dump = str(tmp_path / "dump")
-    target = url if to == "the same one" else postgres.new_database(cluster.url)
-    options = ["--clean"] if to == "the same one" else []
+@pytest.fixture(params=["another database", "the same one"])
+def target(request: pytest.FixtureRequest, cluster: Cluster, url: str) -> Iterator[str]:
+    """Give the URL of the database that a dump is restored to."""
+    if request.param == "the same one":
+        yield url
+        return
+    made = postgres.new_database(cluster.url)
+    yield made
+    postgres.drop_database(cluster.url, made)
+
+
+def restore(url: str, target: str, dump: Path) -> None:
+    """Dump a database into a file, and restore it; what is at the target is replaced."""
+    options = ["--clean"] if target == url else []
     for program, *arguments in (
         ["pg_dump", "--format=custom", f"--file={dump}", url],
         ["pg_restore", *options, "--exit-on-error", f"--dbname={target}", dump],
     ):
         subprocess.run([postgres.programs() / program, *arguments], check=True)
+
+
+async def test_restored_database_has_another_feed(
+    storage: PostgresStorage, app: App, url: str, target: str, tmp_path: Path
+) -> None:
+    """No cursor of before is good in it; what it brought is told, then what comes."""
+    await put(storage, app, by_id(1), "a", create_as=IDS[1])
+    cursor = (await storage.changes(app.id, None, 10)).cursor
+    await storage.close()
+    restore(url, target, tmp_path / "dump")
     restored = await reopened(storage, target)
     with pytest.raises(CursorExpired):
         await restored.changes(app.id, cursor, 10)
@@ -626,8 +640,6 @@ async def test_restored_database_has_another_feed(
     assert whose(await follower.read()) == [(IDS[1], 2)]
     assert await restored.check() == []
     await restored.close()
-    if target != url:
-        postgres.drop_database(cluster.url, target)
 
 
 async def test_numbers_of_the_future_are_followed_by_those_that_come(
@@ -682,8 +694,8 @@ async def test_profiles_of_before_are_counted(url: str) -> None:
     psql(
         url,
         first.sql,
-        "CREATE TABLE schema_version (version integer, name text, checksum text, applied_at bigint)",
-        f"INSERT INTO schema_version VALUES (1, 'initial', '{first.checksum}', 1)",
+        "CREATE TABLE schema_version"
+        f" AS SELECT 1 AS version, 'initial' AS name, '{first.checksum}' AS checksum, 1 AS applied_at",
         "INSERT INTO apps (uuid, name, created_at) VALUES ('u', 'one', 1)",
         "INSERT INTO profiles SELECT 1, 1, 1, ('00000000-0000-4000-8000-00000000000' || n)::uuid,"
         " NULL, '[\"x\"]' FROM generate_series(1, 3) n",
@@ -706,7 +718,7 @@ async def test_profiles_of_before_are_counted(url: str) -> None:
 # --- What damage is found -----------------------------------------------------------------------
 
 
-HISTORY: Final = "the last changes of the profiles and of the history do not agree: "
+LAST: Final = "last changes of the profiles and of the history"
 
 
 @pytest.mark.parametrize(
@@ -717,13 +729,12 @@ HISTORY: Final = "the last changes of the profiles and of the history do not agr
             ["1 kinds whose coverage is not that of the profiles"],
         ),
         ("DELETE FROM coverage", ["2 kinds whose coverage is not that of the profiles"]),
-        ("DELETE FROM changes WHERE revision = 2", [f"{HISTORY}1 against 2"]),
-        ("UPDATE changes SET revision = 7 WHERE revision = 2", [f"{HISTORY}1 against 1"]),
-        ("UPDATE profiles SET revision = 1", [f"{HISTORY}1 against 1"]),
+        ("DELETE FROM changes WHERE revision = 2", [f"the {LAST} do not agree: 1 against 2"]),
+        ("UPDATE changes SET revision = 7 WHERE revision = 2", [f"the {LAST} do not agree: 1 against 1"]),
+        ("UPDATE profiles SET revision = 1", [f"the {LAST} do not agree: 1 against 1"]),
         (
             "UPDATE changes SET difference = 'no JSON'",
-            ["cannot compare the last changes of the profiles and of the history: "
-             "one that is stored is damaged"],
+            [f"cannot compare the {LAST}: one that is stored is damaged"],
         ),
         ("UPDATE feed SET pruned_tx = (SELECT max(tx) FROM changes)", []),
     ],
