@@ -153,7 +153,8 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
         left = _untaken(brought, customers - free, ids - {profile_id for _, profile_id in old})
         new = {(job.app, one.profile_id): one for one in left}
         last = await last_of(link, new.keys() - old.keys())
-        revisions = {key: one.revision for key, one in [*old.items(), *last.items()]}
+        revisions = {key: one.revision for key, one in old.items()}
+        revisions |= {key: one.revision for key, one in last.items()}
         changed_in |= {key: one.tx for key, one in last.items()}
         new = _numbered(new, revisions)
         tally = Tally()
