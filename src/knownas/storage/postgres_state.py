@@ -40,7 +40,7 @@ class State:
         revisions: Mapping[ProfileKey, int],
         deleted_apps: Container[AppId] = (),
     ) -> None:
-        """Begin with what the database has; `revisions` are those of ids without one."""
+        """Begin with what the database has; `revisions` are of ids without a profile."""
         self.customers = dict(customers)
         self.profiles = dict(profiles)
         self.entries: list[Entry] = []
