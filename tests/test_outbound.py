@@ -5,9 +5,12 @@ an attacker has, so a test says the answers in their order; everything behind th
 """
 
 import asyncio
+import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Protocol
@@ -18,7 +21,13 @@ from knownas import bootstrap
 from knownas.settings import Settings, SettingsError
 from knownas.webhooks import signatures
 from knownas.webhooks.addresses import Network
-from knownas.webhooks.outbound import Outcome, Resolve, Sender, system_addresses
+from knownas.webhooks.outbound import (
+    CONNECT_SECONDS,
+    Outcome,
+    Resolve,
+    Sender,
+    system_addresses,
+)
 from receivers import NO_CONTENT, Answering, Authority, Receiver, receiving
 
 pytestmark = pytest.mark.anyio
@@ -531,6 +540,25 @@ async def test_next_address_is_tried(sender: Sending, tls: ssl.SSLContext) -> No
     by = sender(["127.0.0.9", "127.0.0.9", "127.0.0.1"], networks=[ip_network("127.0.0.0/8")])
     async with receiving(tls=tls) as receiver:
         assert (await send(by, receiver)).result == "delivered"
+
+
+@pytest.mark.slow
+async def test_silent_address_leaves_time_for_the_next(
+    sender: Sending, tls: ssl.SSLContext
+) -> None:
+    """An address that takes no connection and refuses none is given up after three seconds."""
+    by = sender(["127.0.0.9", "127.0.0.1"], networks=[ip_network("127.0.0.0/8")], seconds=10.0)
+    async with receiving(tls=tls) as receiver:
+        with socket.create_server(("127.0.0.9", receiver.port), backlog=0), ExitStack() as full:
+            for _ in range(2):  # what its queue holds; Linux answers no more
+                waiting = full.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.9", receiver.port))
+            began = time.monotonic()
+            outcome = await send(by, receiver)
+            waited = time.monotonic() - began
+    assert outcome.result == "delivered"
+    assert waited >= CONNECT_SECONDS
 
 
 async def test_reasons_show_no_secret(sender: Sending) -> None:
