@@ -552,7 +552,7 @@ async def test_silent_address_leaves_time_for_the_next(
         with socket.create_server(("127.0.0.9", receiver.port), backlog=0), ExitStack() as full:
             for _ in range(2):  # what its queue holds; Linux answers no more
                 waiting = full.enter_context(socket.socket())
-                waiting.setblocking(False)
+                waiting.settimeout(0)
                 waiting.connect_ex(("127.0.0.9", receiver.port))
             began = time.monotonic()
             outcome = await send(by, receiver)
