@@ -117,7 +117,7 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.ended_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-class Profile(msgspec.Struct, frozen=True):
+class Profile(msgspec.Struct, frozen=True, gc=False):
     """One person or one anonymous installation of an app."""
 
     profile_id: ProfileId

@@ -53,11 +53,11 @@ _HOW_TO_ASK: Final = (
 _Question = ProfileRef | Sought | KnownasError
 
 
-class _One(msgspec.Struct, frozen=True):
+class _One(msgspec.Struct, frozen=True, gc=False):
     profile: wire.NativeProfile
 
 
-class _Several(msgspec.Struct, frozen=True):
+class _Several(msgspec.Struct, frozen=True, gc=False):
     profiles: list[wire.NativeProfile]
     more: bool
 
