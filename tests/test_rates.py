@@ -1,13 +1,13 @@
 """Rates of keys: what is past a key's rate gets 429, and nobody else notices."""
 
+import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, TypeVar
 
 import httpx2
-import msgspec
 import pytest
 
 from conftest import (
@@ -18,14 +18,18 @@ from conftest import (
     ask,
     error_code,
     free_port,
-    knownas,
     start,
     stop,
 )
+from knownas import bootstrap
 from knownas.errors import RateLimited, ValidationError
 from knownas.http.rates import KeyRates
 from knownas.http.windows import Windows
+from knownas.keys import KeyType
 from knownas.model import ApiKey, App, AppId, clean_rate
+from knownas.registry import Registry
+
+T = TypeVar("T")
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -35,17 +39,32 @@ SLACK_SECONDS: Final = 4.0
 LIMITED: Final = (429, "rate_limited")
 
 
-def new_key(server: Server, *options: str) -> tuple[Server, str]:
+def with_registry(server: Server, use: Callable[[Registry, App], Awaitable[T]]) -> T:
+    """Do something beside the server, as a command does."""
+
+    async def run() -> T:
+        registry = Registry(bootstrap.open_storage(server.database))
+        try:
+            return await use(registry, await registry.app("default"))
+        finally:
+            await registry.close()
+
+    return asyncio.run(run())
+
+
+def new_key(
+    server: Server, rate: str | None = None, key_type: KeyType = "secret"
+) -> tuple[Server, str]:
     """Return the server as it is asked with a new key, and the key's id."""
-    made = msgspec.json.decode(
-        knownas("key", "create", "--json", *options, database=server.database)
+    text, kept = with_registry(
+        server, lambda registry, app: registry.create_key(app, key_type, rate=rate)
     )
-    return server._replace(key=made["key"]), made["id"]
+    return server._replace(key=text), kept.id
 
 
-def limit(server: Server, key_id: str, rate: str) -> None:
+def set_rate(server: Server, key_id: str, rate: str | None) -> None:
     """Give a key another rate."""
-    knownas("key", "limit", key_id, rate, database=server.database)
+    with_registry(server, lambda registry, app: registry.limit_key(app.id, key_id, rate))
 
 
 def client(server: Server) -> httpx2.Client:
@@ -65,7 +84,7 @@ def hot(server: Server, count: int) -> list[int]:
 
 def test_key_past_its_rate_gets_429(server: Server) -> None:
     """So many requests are served, the hot ones too; then the answer says when to come again."""
-    limited, _ = new_key(server, "--rate", "3/minute")
+    limited, _ = new_key(server, "3/minute")
     assert hot(limited, 5) == [404, 404, 404, 429, 429]
     answer = ask(limited, "GET", IDENTIFIERS_PATH, customer="nobody")
     assert error_code(answer) == LIMITED
@@ -75,8 +94,8 @@ def test_key_past_its_rate_gets_429(server: Server) -> None:
 
 def test_other_keys_are_unaffected(server: Server) -> None:
     """Each key has its own count; one without a rate has none."""
-    used_up, _ = new_key(server, "--rate", "1/hour")
-    other, _ = new_key(server, "--rate", "1/hour")
+    used_up, _ = new_key(server, "1/hour")
+    other, _ = new_key(server, "1/hour")
     assert hot(used_up, 2) == [404, 429]
     assert hot(other, 2) == [404, 429]
     assert hot(server, 100) == [404] * 100
@@ -97,7 +116,7 @@ def test_other_keys_are_unaffected(server: Server) -> None:
 )
 def test_every_request_with_a_key_counts(server: Server, method: str, path: str) -> None:
     """Whatever the request and its answer are, the next one is past a rate of one."""
-    limited, _ = new_key(server, "--rate", "1/hour")
+    limited, _ = new_key(server, "1/hour")
     assert ask(limited, method, path, customer="nobody").status_code != 429
     assert ask(limited, "GET", PROFILE_PATH, customer="nobody").status_code == 429
     again = ask(limited, method, path, body={"branch_id": "x"}, customer="nobody")
@@ -107,7 +126,7 @@ def test_every_request_with_a_key_counts(server: Server, method: str, path: str)
 
 def test_refused_write_changes_nothing(server: Server) -> None:
     """A write past the rate is not made, on the fast lane's way neither."""
-    limited, _ = new_key(server, "--rate", "3/hour")
+    limited, _ = new_key(server, "3/hour")
     with client(limited) as http:
         assert http.post(PROFILE_PATH, headers={"adapty-customer-user-id": "w"}).is_success
         statuses = [
@@ -124,7 +143,7 @@ def test_refused_write_changes_nothing(server: Server) -> None:
 
 def test_rate_is_free_again_after_its_time(server: Server) -> None:
     """Who waits as long as Retry-After says is served."""
-    limited, _ = new_key(server, "--rate", "2/second")
+    limited, _ = new_key(server, "2/second")
     for _ in range(2):
         deadline = time.monotonic() + SLACK_SECONDS
         while (answer := ask(limited, "GET", PROFILE_PATH, customer="nobody")).status_code != 429:
@@ -135,7 +154,7 @@ def test_rate_is_free_again_after_its_time(server: Server) -> None:
 
 def test_wrong_key_stays_401(server: Server) -> None:
     """An unknown key, and one of the wrong type, are 401 however often, and take no one's rate."""
-    public, _ = new_key(server, "--type", "public", "--rate", "1/hour")
+    public, _ = new_key(server, "1/hour", "public")
     unknown = server._replace(key="unknown")
     for _ in range(3):
         for wrong in (unknown, public):
@@ -147,9 +166,9 @@ def test_wrong_key_stays_401(server: Server) -> None:
 
 def test_revoked_key_is_401_and_not_429(server: Server) -> None:
     """A key that ends past its rate is refused as any other."""
-    limited, key_id = new_key(server, "--rate", "1/hour")
+    limited, key_id = new_key(server, "1/hour")
     assert hot(limited, 2) == [404, 429]
-    knownas("key", "revoke", key_id, database=server.database)
+    with_registry(server, lambda registry, app: registry.revoke_key(app.id, key_id))
     time.sleep(NOTICED_SECONDS)
     assert hot(limited, 1) == [401]
 
@@ -162,18 +181,20 @@ def test_other_rate_is_kept_to_within_a_second(server: Server) -> None:
         ("2/hour", [404, 404, 429]),
         ("1/day", [404, 429, 429]),
         ("none", [404] * 3),
-        ("default", [404] * 3),
+        (None, [404] * 3),
     ):
-        limit(server, key_id, rate)
+        set_rate(server, key_id, rate)
         time.sleep(NOTICED_SECONDS)
         assert hot(changing, 3) == expected, rate
 
 
 def test_successor_has_the_rate_of_its_key(server: Server) -> None:
     """A rotated key does not get rid of its rate, but begins with a count of its own."""
-    limited, key_id = new_key(server, "--rate", "1/hour")
+    limited, key_id = new_key(server, "1/hour")
     assert hot(limited, 2) == [404, 429]
-    successor = knownas("key", "rotate", key_id, database=server.database).strip()
+    successor, _ = with_registry(
+        server, lambda registry, app: registry.rotate_key(app, key_id, overlap_seconds=60)
+    )
     assert hot(server._replace(key=successor), 2) == [404, 429]
 
 
@@ -192,8 +213,8 @@ def rated(server: Server) -> Iterator[Server]:
 def test_setting_is_the_rate_of_keys_that_have_none(rated: Server, server: Server) -> None:
     """A key's own rate goes before it, `none` too; another process does not know of it."""
     usual, _ = new_key(rated)
-    own, _ = new_key(rated, "--rate", "3/hour")
-    free, _ = new_key(rated, "--rate", "none")
+    own, _ = new_key(rated, "3/hour")
+    free, _ = new_key(rated, "none")
     assert hot(usual, 4) == [404, 404, 429, 429]
     assert hot(own, 4) == [404, 404, 404, 429]
     assert hot(free, 100) == [404] * 100
