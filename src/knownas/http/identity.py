@@ -62,7 +62,8 @@ async def merge(request: Request) -> Response:
         with noting(problems, name):
             refs.append(fields.profile_ref(body.get(name)))
     rules = _rules(body.get("rules"), problems)
-    default = _side(body.get("default", "survivor"), "default", problems)
+    given = body.get("default")
+    default = "survivor" if given is None else _side(given, "default", problems)
     dry_run = fields.switch(body, "dry_run", problems)
     if problems:
         raise ValidationError(fields=problems)
