@@ -25,6 +25,7 @@ from knownas.model import (
     Profile,
     ProfileId,
     ProfileRef,
+    clear_identifiers,
     merge_identifiers,
 )
 
@@ -57,15 +58,14 @@ class Setting(NamedTuple):
     values: Mapping[str, str] = {}
     """By kind name."""
     cleared: Sequence[str] = ()
+    """Names of kinds; they are cleared first, so that all can be replaced by what is set."""
     create_as: ProfileId | None = None
     """The id of the profile that is made where there is none; None makes none."""
 
     def applied(self, identifiers: Identifiers) -> Identifiers:
-        """Return identifiers with this set and cleared."""
-        kept = list(merge_identifiers(identifiers, self.values))
-        for name in self.cleared:
-            kept[KIND_NUMBER[name]] = None
-        return tuple(kept)
+        """Return identifiers with this cleared and set."""
+        kinds = {KIND_NUMBER[name] for name in self.cleared}
+        return merge_identifiers(clear_identifiers(identifiers, kinds), self.values)
 
 
 def needs_of(settings: Sequence[Setting], policies: Policies, once: Once | None = None) -> Needs:
@@ -140,6 +140,15 @@ def _bound(
     if create_as is None:
         return found[0] or found[1], ref.settle(*found)
     return found[0] or found[1], ref.settle_or_new(*found, create_as, now)
+
+
+def remove_one(edit: Edit, ref: ProfileRef, check: Callable[[Profile], None] | None) -> Profile:
+    """Delete one profile as `Storage.delete_profile` does, and return what it was."""
+    profile = ref.settle(*edit.find(ref))
+    if check is not None:
+        check(profile)
+    edit.remove(profile)
+    return profile
 
 
 def exclusive_kinds(policies: Policies) -> frozenset[int]:

@@ -157,11 +157,13 @@ class Envelope:
                     message["headers"].append(wire.position_header(position))
             await send(message)
 
+        failed: KnownasError | None = None
         try:
             await self._by_path.get(scope["path"], self._router)(scope, receive, send_with_id)
         except KnownasError as error:
-            await self._answer(error, scope, receive, send_with_id)
+            failed = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
+            failed = InternalError()
             self._tell(
                 self._log.error,
                 "unexpected_error",
@@ -169,8 +171,8 @@ class Envelope:
                 at=logs.place_of(error),
                 request_id=request_id.decode(),
             )
-            if status == 0:
-                await self._answer(InternalError(), scope, receive, send_with_id)
+        if failed is not None and status == 0:  # else the answer has begun, and is cut short
+            await self._answer(failed, scope, receive, send_with_id)
         route = scope.get("knownas.route", UNKNOWN_ROUTE)
         elapsed = time.perf_counter_ns() - began
         if status:  # 0: the client was gone before there was an answer
