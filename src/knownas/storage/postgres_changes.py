@@ -58,7 +58,7 @@ FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::integer[])
 CROSS JOIN LATERAL (
   SELECT count(*) FROM (
     SELECT 1 FROM identifiers i
-    WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value LIMIT a.most) AS some
+    WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value LIMIT a.most) AS found
 ) AS holders
 """
 # A value that becomes shared has one holder, or had none; an update is by one less than is brought.

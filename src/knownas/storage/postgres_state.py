@@ -38,7 +38,7 @@ class State:
         revisions: Mapping[ProfileKey, int],
         deleted_apps: Container[AppId] = (),
     ) -> None:
-        """Begin with what the database has; `revisions` are the last ones of ids without profile."""
+        """Begin with what the database has; `revisions` are of ids without a profile."""
         self.customers = dict(customers)
         self.profiles = dict(profiles)
         self.entries: list[Entry] = []
