@@ -203,6 +203,8 @@ class StorageMachine(RuleBasedStateMachine):
             del self.expected[app][profile_id]
         else:
             self.expected[app][profile_id] = after
+            for name in alias_names(ProfileRef(after.customer_user_id, profile_id)):
+                self.aliases.pop((app, name or ""), None)
 
     def next_revision(self, app: AppId, profile_id: ProfileId) -> int:
         """Return the revision of the next state of a profile."""
