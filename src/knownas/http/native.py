@@ -13,7 +13,8 @@ from knownas.http.asking import authenticated, registry_of
 from knownas.lookups import Sought
 from knownas.model import ALL_KINDS, clean_kind, clean_kinds, clean_value
 
-_DEFAULT_LIMIT: Final = 20
+DEFAULT_LIMIT: Final = 20
+"""How many profiles a page of a reverse look-up has at most."""
 _is_limit: Final = re.compile(r"[1-9][0-9]?|100").fullmatch
 
 _NO_KINDS: Final = (
@@ -65,6 +66,6 @@ def _sought(query_string: bytes) -> Sought:
     return Sought(
         (clean_kind(given["kind"], source="kind"),) if "kind" in given else ALL_KINDS,
         clean_value(given["value"], source="value"),
-        _DEFAULT_LIMIT if limit is None else int(limit),
+        DEFAULT_LIMIT if limit is None else int(limit),
         wire.cursor(given["cursor"], source="cursor") if "cursor" in given else None,
     )
