@@ -160,6 +160,8 @@ class PostgresStorage:
         """See `Storage.holders`."""
         return self._holders.put((app, sought))
 
+    holders_in_turn = holders
+
     async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
         """See `Storage.holders_of_each`."""
         return await self._batches_of_holders.put((app, wanted))
