@@ -183,7 +183,7 @@ class FastLane:
     ) -> "bytes | asyncio.Future[Holders] | None":
         """Return the whole answer to a reverse look-up, or what else `answer` returns."""
         key = self._believed_key(look_up.asked.authorization)
-        if key is None or key.type != "secret":
+        if key is None or key.type != "secret" or key.rate is not None:
             return None
         try:
             value = clean_value(look_up.value.decode(), source="value")
