@@ -123,16 +123,15 @@ async def _try_to_write(
             if profile.customer_user_id is not None
         }
         last = await last_of(link, _made_anew(group, all_new=all_new) - profiles.keys())
-        if not all(one.is_end for one in last.values()):
-            raise Outrun  # made since the profiles were locked
         revisions = {key: one.revision for key, one in last.items()}
         changed_in |= {key: one.tx for key, one in last.items()}
         after = State(customers, profiles, revisions)
         answers = [after.outcome(one) for one in group]
-        growing = {one.app for one in after.entries if one.before is None}
-        if deleted := await _deleted_apps(link, growing):
+        if deleted := await _deleted_apps(link, {app for app, _ in after.made()}):
             after = State(customers, profiles, revisions, deleted)
             answers = [after.outcome(one) for one in group]
+        if not all(last[key].is_end for key in after.made() & last.keys()):
+            raise Outrun  # others have made it since the profiles were locked
         tally = Tally()
         noted = await tally.rows(link, after.entries, changed_in)
         await _store_profiles(link, profiles, after.profiles, changed_in)
