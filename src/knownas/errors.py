@@ -17,11 +17,13 @@
     │   ├── ParseError          parse_error
     │   └── ProfileConflict     profile_conflict
     ├── RequestTimeout          request_timeout
+    ├── PreconditionFailed      precondition_failed
     ├── PayloadTooLarge         payload_too_large
     ├── UnsupportedMediaType    unsupported_media_type
     ├── HeadersTooLarge         headers_too_large
     ├── RateLimited             rate_limited
     ├── InternalError           internal_error
+    ├── FeatureNotConfigured    feature_not_configured
     └── ServiceUnavailable      service_unavailable
 
 An error knows its code and what to tell the client, never an HTTP status: the table from code
@@ -102,7 +104,7 @@ class CursorExpired(Gone):
     code = "cursor_expired"
     message = (
         "The history after this cursor is not kept any more. Read the profiles anew, then follow "
-        "from a new cursor: without `after` the feed begins with the oldest change that it has."
+        "from a new cursor: without one the feed begins with the oldest change that it has."
     )
 
 
@@ -122,8 +124,8 @@ class IdentifierTaken(Conflict):
 
     code = "identifier_taken"
     message = (
-        "Another profile has this identifier, and the app's policy for its kind is `reject`: "
-        "clear it there first, or merge the two."
+        "Another profile has this identifier, and the app's policy for its kind is to reject "
+        "it: clear it there first, or merge the two."
     )
 
 
@@ -185,6 +187,15 @@ class RequestTimeout(KnownasError):
     message = "The request took too long to arrive; send it again."
 
 
+class PreconditionFailed(KnownasError):
+    """What is to be changed is not what the client believes it to be."""
+
+    code = "precondition_failed"
+    message = (
+        "The profile is not as If-Match says, or not there; read it again and repeat the change."
+    )
+
+
 class PayloadTooLarge(KnownasError):
     """The body is over the limit of its route."""
 
@@ -219,6 +230,16 @@ class InternalError(KnownasError):
 
     code = "internal_error"
     message = "Internal server error. Report the Request-Id of this answer to the operator."
+
+
+class FeatureNotConfigured(KnownasError):
+    """The operator has not set up what this feature needs."""
+
+    code = "feature_not_configured"
+    message = (
+        "This needs a master key, and the server has none: its operator runs "
+        "`knownas master-key create` and sets KNOWNAS_MASTER_KEY_FILE."
+    )
 
 
 class ServiceUnavailable(KnownasError):

@@ -7,6 +7,7 @@ import asyncio
 import random
 import subprocess
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -287,6 +288,33 @@ async def test_id_that_comes_back_goes_on_where_it_ended(
     assert await storage.check() == []
 
 
+async def test_profile_that_others_make_meanwhile_is_not_taken_for_none(
+    storage: PostgresStorage, second: PostgresStorage, app: App, by_hand: asyncpg.Connection
+) -> None:
+    """Not even by a group at the end of which it is gone again."""
+    await storage.add_profiles(app.id, [profile(2)], now=1)
+    lock = by_hand.transaction()
+    await lock.start()
+    await by_hand.execute("SELECT 1 FROM profiles FOR UPDATE")
+    group = asyncio.gather(
+        put(storage, app, by_id(1), "first", create_as=IDS[1]),
+        storage.delete_profile(app.id, by_id(1), now=3),
+        put(storage, app, by_id(2), "first"),
+    )
+    await waiting(by_hand)  # it has looked for profile 1, and found none
+    await put(second, app, by_id(1), "second", create_as=IDS[1])
+    await lock.rollback()
+    await group
+    follower = Follower(storage, app)
+    await follower.has_all()
+    assert [one.action for one in follower.told if one.profile_id == IDS[1]] == [
+        "created",
+        "changed",
+        "deleted",
+    ]
+    assert await storage.check() == []
+
+
 async def test_crash_takes_no_change_away_from_who_was_at_the_end(cluster: Cluster) -> None:
     """Numbers that came to nothing before it are given out again, and are after every cursor."""
     url = postgres.new_database(cluster.url)
@@ -327,7 +355,7 @@ async def test_follower_rebuilds_what_several_servers_write(
         return chance.choice([by_id(number), ProfileRef(f"c{number}")])
 
     async def write(server: Storage, round_number: int) -> None:
-        made = [IDS[20 + chance.randrange(300)] for _ in range(CROWD)]
+        made = [ProfileId(str(uuid.UUID(int=chance.getrandbits(128)))) for _ in range(CROWD)]
         many = chance.sample(range(20, 40), 5)
         what = chance.random()
         if what < 0.1:

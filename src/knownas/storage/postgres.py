@@ -160,6 +160,8 @@ class PostgresStorage:
         """See `Storage.holders`."""
         return self._holders.put((app, sought))
 
+    holders_in_turn = holders
+
     async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
         """See `Storage.holders_of_each`."""
         return await self._batches_of_holders.put((app, wanted))
@@ -178,10 +180,16 @@ class PostgresStorage:
         return self._writes.put(Write(app, ref, change, now, create_as, by))
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """See `Storage.delete_profile`."""
-        return await self._writes.put(Write(app, ref, None, now, None, by))
+        return await self._writes.put(Write(app, ref, None, now, None, by, check))
 
     async def add_profiles(
         self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
@@ -317,6 +325,10 @@ class PostgresStorage:
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""
         return await self._do(lambda link: apps.end_key(link, app, key_id, at))
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """See `Storage.set_key_rate`."""
+        return await self._do(lambda link: apps.set_key_rate(link, app, key_id, rate))
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""

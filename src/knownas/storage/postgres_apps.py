@@ -25,16 +25,17 @@ _APPS: Final = f"SELECT {APP_COLUMNS} FROM apps a ORDER BY a.created_at, a.id"  
 _SET_POLICIES: Final = "UPDATE apps SET policies = $1 WHERE id = $2 RETURNING id"
 
 _INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (digest) DO NOTHING RETURNING id
 """
 _PUT_KEY: Final = """
-INSERT INTO api_keys AS k (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO api_keys AS k (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (digest) DO UPDATE SET
   expires_at = least(k.expires_at, excluded.expires_at),
-  ended_at = least(k.ended_at, excluded.ended_at)
+  ended_at = least(k.ended_at, excluded.ended_at),
+  rate = excluded.rate
 WHERE k.app_id = excluded.app_id RETURNING id
 """
 _EXPIRE_KEY: Final = """
@@ -42,6 +43,9 @@ UPDATE api_keys SET expires_at = least(expires_at, $1) WHERE app_id = $2 AND id 
 """
 _END_KEY: Final = """
 UPDATE api_keys SET ended_at = coalesce(ended_at, $1) WHERE app_id = $2 AND id = $3 RETURNING id
+"""
+_SET_KEY_RATE: Final = """
+UPDATE api_keys SET rate = $1 WHERE app_id = $2 AND id = $3 RETURNING id
 """
 _READ_KEYS: Final = f"""
 SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
@@ -105,6 +109,12 @@ async def end_key(link: Link, app: AppId, key_id: str, at: int) -> bool:
     """End a key for good, and tell whether the app has it."""
     async with link.transaction():
         return bool(await link.fetch(_END_KEY, at, app, key_id))
+
+
+async def set_key_rate(link: Link, app: AppId, key_id: str, rate: str | None) -> bool:
+    """Give a key another rate, and tell whether the app has it."""
+    async with link.transaction():
+        return bool(await link.fetch(_SET_KEY_RATE, rate, app, key_id))
 
 
 async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:

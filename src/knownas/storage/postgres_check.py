@@ -9,6 +9,7 @@ from typing import Final
 
 import asyncpg
 
+from knownas.storage.postgres_changes import ENDS
 from knownas.storage.postgres_link import Link
 
 SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -48,15 +49,14 @@ SELECT count(*), sum(hashtextextended(
   concat_ws('/', app_id, profile_id, revision, changed_in) COLLATE "C", 0))
 FROM profiles WHERE changed_in > (SELECT pruned_tx FROM feed)
 """,
-        """
+        f"""
 SELECT count(*), sum(hashtextextended(
   concat_ws('/', app_id, profile_id, revision, tx) COLLATE "C", 0))
 FROM (
   SELECT DISTINCT ON (app_id, profile_id) app_id, profile_id, revision, tx, difference
   FROM changes ORDER BY app_id, profile_id, revision DESC) AS last
-WHERE tx > (SELECT pruned_tx FROM feed)
-  AND json_typeof(difference::json -> 'n' -> 1) IS DISTINCT FROM 'null'
-""",
+WHERE tx > (SELECT pruned_tx FROM feed) AND NOT {ENDS}
+""",  # noqa: S608 - what ends is a constant
     ),
 }
 _COUNTS: Final = (

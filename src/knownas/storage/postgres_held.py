@@ -198,6 +198,8 @@ class Held:
         """Find with which revisions ids have ended that have no profile; tell if any has."""
         self.asked_revisions |= keys
         found = await last_of(link, keys)
+        if not all(one.is_end for one in found.values()):
+            raise Outrun  # made since the profiles were locked
         self.revisions |= {key: last.revision for key, last in found.items()}
         self.changed_in |= {key: last.tx for key, last in found.items()}
         return bool(found)

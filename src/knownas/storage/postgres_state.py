@@ -33,6 +33,8 @@ class Write(NamedTuple):
     now: int
     create_as: ProfileId | None
     by: Source
+    check: Callable[[Profile], None] | None = None
+    """What may stop a deletion."""
 
 
 class State:
@@ -66,6 +68,8 @@ class State:
 
     def _delete(self, write: Write) -> Profile:
         profile = write.ref.settle(*self.look_up(write.app, write.ref))
+        if write.check is not None:
+            write.check(profile)
         at = max(write.now, profile.updated_at)
         self.replace(Entry(write.app, profile, None, at, write.by))
         return profile

@@ -80,8 +80,8 @@ _DELETE_APP: Final = (
     "DELETE FROM apps WHERE id = ?",
 )
 _INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
 _KEY_BY_DIGEST: Final = f"""
@@ -96,12 +96,13 @@ SELECT {KEY_COLUMNS}, k.digest FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.app_id = ? ORDER BY k.created_at, k.id
 """  # noqa: S608 - the columns are a constant
 _PUT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (digest) DO UPDATE SET
   expires_at = coalesce(
     min(expires_at, excluded.expires_at), expires_at, excluded.expires_at),
-  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at)
+  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at),
+  rate = excluded.rate
 WHERE app_id = excluded.app_id
 """
 _EXPIRE_KEY: Final = """
@@ -110,6 +111,7 @@ UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id 
 _END_KEY: Final = """
 UPDATE api_keys SET ended_at = coalesce(ended_at, ?) WHERE app_id = ? AND id = ?
 """
+_SET_KEY_RATE: Final = "UPDATE api_keys SET rate = ? WHERE app_id = ? AND id = ?"
 
 Row = tuple[Any, ...]
 
@@ -212,12 +214,29 @@ class SqliteStorage:
 
     def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
         """See `Storage.holders`; a value that many have is looked for beside the loop."""
-        few = sought._replace(limit=min(sought.limit, HOLDERS_AT_ONCE))
-        with translating(), self._reader:  # one snapshot for all kinds
-            found = sqlite_profiles.holders(self._reader, app, few)
-        if found.next is None or few.limit == sought.limit:
+        with translating():
+            return self._few_holders(self._reader, app, sought)
+
+    def holders_in_turn(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """See `Storage.holders_in_turn`."""
+        try:
+            if self._reads_left == 0:
+                self._begin_turn()
+            self._reads_left -= 1
+            return self._few_holders(self._hot, app, sought)
+        except apsw.Error as error:  # as in identifiers_in_turn
+            raise translated(error) from error
+
+    def _few_holders(
+        self, read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought
+    ) -> Holders | Awaitable[Holders]:
+        few = sought
+        if sought.limit > HOLDERS_AT_ONCE:
+            few = sought._replace(limit=HOLDERS_AT_ONCE)
+        found = sqlite_profiles.holders(read, app, few)
+        if found.next is None or few is sought:
             return found
-        return self._beside.read(lambda read: sqlite_profiles.holders(read, app, sought))
+        return self._beside.read(lambda aside: sqlite_profiles.holders(aside, app, sought))
 
     async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
         """See `Storage.holders_of_each`."""
@@ -265,11 +284,17 @@ class SqliteStorage:
         return self._writer.run(work)
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """See `Storage.delete_profile`."""
         return await self._writer.run(
-            lambda write: sqlite_profiles.delete(write, app, ref, now, by), erases=True
+            lambda write: sqlite_profiles.delete(write, app, ref, now, by, check), erases=True
         )
 
     async def add_profiles(
@@ -450,6 +475,12 @@ class SqliteStorage:
         """See `Storage.end_key`."""
         return await self._writer.run(
             lambda write: _changes(write, _END_KEY, (at, app, key_id)), erases=True
+        )
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """See `Storage.set_key_rate`."""
+        return await self._writer.run(
+            lambda write: _changes(write, _SET_KEY_RATE, (rate, app, key_id))
         )
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
