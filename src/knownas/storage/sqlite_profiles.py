@@ -1,5 +1,6 @@
 """A profile in its tables: functions on a connection, inside the caller's transaction."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
