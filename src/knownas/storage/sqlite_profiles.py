@@ -244,8 +244,8 @@ def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     """Delete profiles that are there, then do as `add`."""
     old: dict[ProfileId, Profile] = {}
     for profile_id in gone:
-        with contextlib.suppress(ProfileNotFound):
-            number, profile = settle(connection, app, ProfileRef(profile_id=profile_id))
+        if found := _by_id(connection, app, profile_id):
+            number, profile = found
             _remove(connection, app, number, profile)
             old[profile_id] = profile
     return add(connection, app, new, now, by, old)
