@@ -97,9 +97,9 @@ class Held:
         self.changed_in: dict[ProfileKey, int] = {}
         """The `tx` of the last change of each profile, and of ids of which the last is known."""
         self.revisions: dict[ProfileKey, int] = {}
+        """The last one of ids that have no profile and once had one."""
         self.going_on: set[ProfileKey] = set()
         """Ids without a profile here, of which the history says that they have one."""
-        """The last one of ids that have no profile and once had one."""
         self.asked_revisions: set[ProfileKey] = set()
         self.aliases: dict[AliasKey, Alias] = {}
         self.asked_names: set[AliasKey] = set()
