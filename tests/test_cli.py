@@ -187,6 +187,7 @@ def test_key_is_made_and_shown_once(shell: Shell) -> None:
         "created_at",
         "expires_at",
         "ended_at",
+        "rate",
     ]
     assert made["key"].startswith("public_live_ka_")
     assert (made["app"], made["type"], made["label"]) == ("default", "public", "phone")
@@ -218,6 +219,34 @@ def test_key_is_adopted_from_standard_input(shell: Shell) -> None:
     assert "their.key" not in prompted
     digests = {row[0] for row in shell.rows("SELECT digest FROM api_keys")}
     assert digests == {keys.digest("their.key-1"), keys.digest("their.key-2")}
+
+
+def test_key_is_made_with_a_rate_and_gets_another(shell: Shell) -> None:
+    """The rate is listed where a key has one; `default` is that of the setting, so it has none."""
+    made = shell.json("key", "create", "--rate", "600/minute", "--label", "web")
+    adopted = shell.json("key", "adopt", "--stdin", "--rate", "none", stdin="their.key")
+    plain = shell.json("key", "create")
+    rates = [made["rate"], adopted["rate"], plain["rate"]]
+    assert rates == [key["rate"] for key in shell.json("key", "list")]
+    assert rates == ["600/minute", "none", None]
+    assert re.search(r"Z  web  \(rate 600/minute\)$", shell("key", "list"), re.MULTILINE)
+    said = shell("key", "limit", made["id"], "5/hour")
+    assert said == f"The rate of {made['id']} is 5/hour.\n"
+    for rate, kept in (("none", "none"), ("default", None)):
+        changed = shell.json("key", "limit", plain["id"], rate)
+        assert changed == {"id": plain["id"], "rate": kept}
+    assert [key["rate"] for key in shell.json("key", "list")] == ["5/hour", "none", None]
+
+
+@pytest.mark.parametrize("rate", ["", "600", "600/fortnight", "None", "0/minute"])
+def test_wrong_rate_is_refused(shell: Shell, rate: str) -> None:
+    """One line says what a rate is; nothing is made or changed."""
+    key_id = shell.json("key", "create")["id"]
+    before = shell.json("key", "list")
+    for command in (("create", "--rate", rate), ("limit", key_id, rate)):
+        assert shell.fails("key", *command).startswith("rate: Must be a number of requests")
+    assert "no key" in shell.fails("key", "limit", "key_unknown", "1/day")
+    assert shell.json("key", "list") == before
 
 
 def test_key_is_revoked(shell: Shell) -> None:
@@ -303,6 +332,55 @@ def test_commands_work_in_the_app_that_is_named(shell: Shell) -> None:
 
 # --- Demo data ----------------------------------------------------------------------------------
 
+
+def test_profile_is_found_by_its_identifiers(shell: Shell) -> None:
+    """A value finds who has it, as one kind or as any; more than the limit are told of."""
+    for number in range(3):
+        shell("profile", "create", "--customer", f"c{number}")
+        shell("set", "--customer", f"c{number}", "branch_id=shared", f"appsflyer_id=a{number}")
+    shell("set", "--customer", "c1", "mixpanel_user_id=a0")
+    show = [shell.json("profile", "show", "--customer", f"c{number}") for number in range(3)]
+    assert shell.json("profile", "find", "appsflyer_id", "a0") == {
+        "found": [{"kind": "appsflyer_id", "profile": show[0]}],
+        "more": False,
+    }
+    found = shell.json("profile", "find", " a0 ")["found"]
+    assert [(it["kind"], it["profile"]) for it in found] == [
+        ("mixpanel_user_id", show[1]),
+        ("appsflyer_id", show[0]),
+    ]
+    assert shell("profile", "find", "a0").splitlines()[1] == (
+        f"appsflyer_id  {show[0]['profile_id']}  c0"
+    )
+    plain = shell("profile", "find", "shared", "--limit", "2")
+    assert plain.endswith("\nThere are more; --limit 4 shows as many.\n")
+    assert shell.json("profile", "find", "shared", "--limit", "2")["more"]
+    assert len(shell.json("profile", "find", "shared")["found"]) == 3
+    assert shell("profile", "find", "nobody") == "No profile has it.\n"
+
+
+def test_value_that_begins_with_a_dash_is_found(shell: Shell) -> None:
+    """After -- everything is a word."""
+    shell("profile", "create", "--customer", "c")
+    shell("set", "--customer", "c", "branch_id=--all")
+    assert shell("profile", "find", "--", "branch_id", "--all").endswith("  c\n")
+
+
+def test_identifiers_are_cleared(shell: Shell) -> None:
+    """Kinds that are named are cleared, or all of them; the profile is shown as it is then."""
+    shell("profile", "create", "--customer", "c")
+    shell("set", "--customer", "c", "branch_id=b", "appsflyer_id=a", "mixpanel_user_id=m")
+    cleared = shell.json("profile", "clear", "--customer", "c", "branch_id", "adjust_device_id")
+    assert cleared == shell.json("profile", "show", "--customer", "c")
+    assert {name for name, value in cleared["identifiers"].items() if value} == {
+        "appsflyer_id",
+        "mixpanel_user_id",
+    }
+    assert " = " not in shell("profile", "clear", "--customer", "c", "--all")
+    assert shell("profile", "find", "a") == "No profile has it.\n"
+    assert shell("check") == "All is well.\n"
+
+
 CONTENT = "SELECT hex(profile_id), customer_user_id, identifiers FROM profiles ORDER BY number"
 
 
@@ -356,7 +434,9 @@ def test_check_names_what_is_broken(shell: Shell) -> None:
     as_json = runner.invoke(cli, ["check", "--json"], catch_exceptions=False)
     assert (plain.exit_code, as_json.exit_code) == (1, 1)
     assert re.fullmatch(
-        r"\d+ identifiers of profiles that the reverse index does not have\n", plain.stdout
+        r"\d+ identifiers of profiles that the reverse index does not have\n"
+        r"\d+ kinds whose coverage is not that of the profiles\n",
+        plain.stdout,
     )
     assert msgspec.json.decode(as_json.stdout) == {"problems": plain.stdout.splitlines()}
 
@@ -400,6 +480,14 @@ def test_option_wins_over_the_variable(shell: Shell, tmp_path: Path) -> None:
         (["set", "--customer", "c", "branch_id=x", "branch_id=y"], "An identifier is given twice."),
         (["set", "--customer", "c", "a=x", "b=y"], "b: Unknown identifier."),
         (["profile", "show", "--customer", "nobody"], "Profile not found"),
+        (["profile", "clear", "--customer", "nobody", "--all"], "Profile not found"),
+        (["profile", "clear", "--all"], "Say whom: --customer ID or --profile UUID."),
+        (["profile", "clear", "--customer", "c"], "Name the kinds of identifier to clear"),
+        (["profile", "clear", "branch_id", "--all"], "Name the kinds of identifier to clear"),
+        (["profile", "clear", "branchid", "x"], "branchid: Unknown identifier; did you mean"),
+        (["profile", "find", "brunch_id", "x"], "kind: Unknown identifier; did you mean"),
+        (["profile", "find", "branch_id", "x", "y"], "Say one value, and before it at most one"),
+        (["profile", "find", " "], "value: Must not be blank."),
         (["profile", "delete", "--customer", "nobody", "--yes"], "Profile not found"),
         (["demo", "1", "--app", "nope"], "app: There is no app 'nope'"),
     ],

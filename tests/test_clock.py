@@ -95,7 +95,7 @@ def test_row_36_last_change_is_never_the_older(jump: int) -> None:
         app = await registry.create_app("app")
         made = await registry.put_profile(app.id, SOMEONE, {})
         clock.now += jump
-        changed = await registry.set_identifiers(app.id, SOMEONE, {"branch_id": "b"})
+        changed = await registry.set_identifiers(app, SOMEONE, {"branch_id": "b"})
         assert changed.created_at == NOON
         assert changed.updated_at == max(NOON, NOON + jump) >= made.updated_at
         assert await registry.profile(app.id, SOMEONE) == changed

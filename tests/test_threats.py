@@ -6,6 +6,8 @@ Rows that stand elsewhere, because they need more than a request, or belong to m
     3        test_errors.py      key guessing
     4        test_keys.py        what a look-up costs; the timings themselves are in bench/
     12, 41   test_headers.py     media types and content encodings
+    25       test_outbound.py    where webhooks may go; addresses: test_webhook_addresses.py
+    26       test_webhook_signatures.py
     28, 29   test_errors.py      logs, metrics and the database file
     34, 40   test_processes.py   kill -9, and reads after writes
     36       test_keys.py        the clock
@@ -256,7 +258,7 @@ def test_row_14_other_spellings_are_other_paths(known: Server, path: str) -> Non
         f"/%{ord(path[1]):02x}{path[2:]}",
         f"/api{path}",
         path.upper(),
-        path.rstrip("/")[:-1],
+        path.rstrip("/")[:-2],  # a letter less may be the singular, which is served
         *(f"{path}{end}" for end in ("x", ";", "%00", "%20", "%2f", "./", "../")),
     ]
     for spelling in spellings:

@@ -50,7 +50,7 @@ def create_app(database: str) -> FastAPI:
         headers.refuse_twins()
         ref = headers.profile_ref()
         values, _ = clean_identifiers(wire.parse_object(await request.body()))
-        await registry.set_identifiers(key.app.id, ref, values)
+        await registry.set_identifiers(key.app, ref, values)
         return Response()
 
     @app.exception_handler(KnownasError)

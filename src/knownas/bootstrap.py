@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from knownas import logs
 from knownas.http.app import Application, create_app
 from knownas.metrics import SharedMemory
 from knownas.registry import Registry
-from knownas.settings import Settings, SettingsError
+from knownas.settings import Settings, SettingsError, networks
 from knownas.storage import Storage, sqlite_backup, sqlite_file
 from knownas.storage.sqlite import SqliteStorage
+
+if TYPE_CHECKING:
+    from knownas.webhooks.outbound import Sender
 
 TEMPORARY: Final = "sqlite://"
 """The URL of a database that is gone when it is closed."""
@@ -125,7 +128,11 @@ def open_registry(
         if with_standby and settings.read_database
         else _open(settings, create=create)
     )
-    return Registry(storage, auto_create_profiles=settings.auto_create_profiles)
+    return Registry(
+        storage,
+        auto_create_profiles=settings.auto_create_profiles,
+        key_rate=settings.key_rate or None,
+    )
 
 
 def _open(settings: Settings, *, create: bool = True) -> Storage:
@@ -154,6 +161,20 @@ def _open_with_standby(settings: Settings) -> Storage:
         prepared=settings.prepared,
         seconds=settings.database_seconds,
     )
+
+
+def open_sender(settings: Settings) -> "Sender":
+    """Make what sends webhooks, by the settings.
+
+    Raises SettingsError when the certificates that it is to trust cannot be read.
+    """
+    # Not imported by a server without webhooks.
+    from knownas.webhooks.outbound import Sender  # noqa: PLC0415 - as just said
+
+    try:
+        return Sender(networks(settings.webhook_networks))
+    except OSError as error:
+        raise SettingsError(f"The trusted certificates (SSL_CERT_FILE): {error}.") from None
 
 
 def make_app(

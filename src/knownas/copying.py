@@ -7,12 +7,14 @@ another, and what is equal at the end was compared profile by profile.
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from knownas.errors import ValidationError
+from knownas.history import Source
 from knownas.model import App, AppId, Profile, ProfileId
 from knownas.storage import Storage
 
@@ -153,7 +155,9 @@ class _Profiles:
         if self._at == len(self._page):
             if self._ahead is None:
                 return None
-            self._page, self._at = await self._ahead, 0
+            # A revision counts what its own database has seen.
+            self._page = [msgspec.structs.replace(one, revision=1) for one in await self._ahead]
+            self._at = 0
             full = len(self._page) == PAGE
             self._ahead = self._read(self._page[-1].profile_id) if full else None
             if not self._page:
@@ -207,7 +211,11 @@ class _Changes:
         gone, new, self._gone, self._new = self._gone, self._new, [], []
         if self._writing is not None:
             self.written += await self._writing
-        self._writing = asyncio.create_task(self._target.replace_profiles(self._app, gone, new))
+        self._writing = asyncio.create_task(
+            self._target.replace_profiles(
+                self._app, gone, new, now=time.time_ns() // 1_000_000, by=Source("copy")
+            )
+        )
 
 
 class _Bar:

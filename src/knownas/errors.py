@@ -4,25 +4,34 @@
     ├── Unauthorized            unauthorized
     ├── NotFound                not_found
     │   └── ProfileNotFound     profile_not_found
-    ├── CursorExpired           cursor_expired
+    ├── Gone                    (what is not kept any more)
+    │   ├── CursorExpired       cursor_expired
+    │   └── HistoryExpired      history_expired
+    ├── Conflict                (what another profile or request stands in the way of)
+    │   ├── IdentifierTaken     identifier_taken
+    │   ├── BatchFailed         batch_failed
+    │   └── IdempotencyConflict idempotency_conflict
     ├── MethodNotAllowed        method_not_allowed
     ├── BadRequest              (any of the 400s)
     │   ├── ValidationError     validation_error
     │   ├── ParseError          parse_error
     │   └── ProfileConflict     profile_conflict
     ├── RequestTimeout          request_timeout
+    ├── PreconditionFailed      precondition_failed
     ├── PayloadTooLarge         payload_too_large
     ├── UnsupportedMediaType    unsupported_media_type
     ├── HeadersTooLarge         headers_too_large
     ├── RateLimited             rate_limited
     ├── InternalError           internal_error
+    ├── FeatureNotConfigured    feature_not_configured
     └── ServiceUnavailable      service_unavailable
 
 An error knows its code and what to tell the client, never an HTTP status: the table from code
 to status is in `knownas.http.wire` alone. Source of the codes: the wire contract, section 4.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 
@@ -56,6 +65,13 @@ class KnownasError(Exception):
             self.retry_after = retry_after
         super().__init__(self.code)
 
+    def within(self, place: str) -> list[FieldError]:
+        """Return what is wrong as it is said of a part of a larger request."""
+        return [
+            FieldError(place if source is None else f"{place}.{source}", message)
+            for source, message in self.fields
+        ]
+
 
 class Unauthorized(KnownasError):
     """No key, or one that is unknown, revoked, expired, or of the wrong type: always the same."""
@@ -78,13 +94,55 @@ class ProfileNotFound(NotFound):
     message = "Profile not found"
 
 
-class CursorExpired(KnownasError):
+class Gone(KnownasError):
+    """What is asked for was there, and is not kept any more."""
+
+
+class CursorExpired(Gone):
     """The feed no longer has all that came after a cursor."""
 
     code = "cursor_expired"
     message = (
         "The history after this cursor is not kept any more. Read the profiles anew, then follow "
-        "from a new cursor: without `after` the feed begins with the oldest change that it has."
+        "from a new cursor: without one the feed begins with the oldest change that it has."
+    )
+
+
+class HistoryExpired(Gone):
+    """The history does not reach back that far."""
+
+    code = "history_expired"
+    message = "The history that is kept does not reach back that far."
+
+
+class Conflict(KnownasError):
+    """The request is sound, and something that is there stands in its way."""
+
+
+class IdentifierTaken(Conflict):
+    """Another profile has an identifier of a kind that only one may have."""
+
+    code = "identifier_taken"
+    message = (
+        "Another profile has this identifier, and the app's policy for its kind is to reject "
+        "it: clear it there first, or merge the two."
+    )
+
+
+class BatchFailed(Conflict):
+    """One item of a batch that is all or nothing cannot be done."""
+
+    code = "batch_failed"
+    message = "Nothing of the batch was done."
+
+
+class IdempotencyConflict(Conflict):
+    """An Idempotency-Key was used for another request before."""
+
+    code = "idempotency_conflict"
+    message = (
+        "This Idempotency-Key was sent with another request before; make a new key for each "
+        "request, and repeat one only with the same body."
     )
 
 
@@ -129,6 +187,15 @@ class RequestTimeout(KnownasError):
     message = "The request took too long to arrive; send it again."
 
 
+class PreconditionFailed(KnownasError):
+    """What is to be changed is not what the client believes it to be."""
+
+    code = "precondition_failed"
+    message = (
+        "The profile is not as If-Match says, or not there; read it again and repeat the change."
+    )
+
+
 class PayloadTooLarge(KnownasError):
     """The body is over the limit of its route."""
 
@@ -165,9 +232,38 @@ class InternalError(KnownasError):
     message = "Internal server error. Report the Request-Id of this answer to the operator."
 
 
+class FeatureNotConfigured(KnownasError):
+    """The operator has not set up what this feature needs."""
+
+    code = "feature_not_configured"
+    message = (
+        "This needs a master key, and the server has none: its operator runs "
+        "`knownas master-key create` and sets KNOWNAS_MASTER_KEY_FILE."
+    )
+
+
 class ServiceUnavailable(KnownasError):
     """The store cannot be reached or written now; the same request may succeed later."""
 
     code = "service_unavailable"
     retry_after = 1
     message = "The service is unavailable for the moment; send the same request again."
+
+
+def kept_error(code: str, fields: Sequence[FieldError]) -> KnownasError:
+    """Return the error of a code with what was said, for an answer that is given again."""
+    kinds = [KnownasError]
+    for kind in kinds:
+        if kind.__dict__.get("code") == code:
+            return kind(fields=fields)
+        kinds += kind.__subclasses__()
+    return InternalError(fields=fields)
+
+
+@contextlib.contextmanager
+def noting(problems: list[FieldError], place: str | None = None) -> Iterator[None]:
+    """Add what a ValidationError of the block says to `problems`, as said of a `place`."""
+    try:
+        yield
+    except ValidationError as error:
+        problems += error.fields if place is None else error.within(place)

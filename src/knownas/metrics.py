@@ -17,8 +17,10 @@ from typing import BinaryIO, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
-METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE", "other")
-STATUSES: Final = (200, 204, 304, 400, 401, 404, 405, 408, 413, 415, 429, 431, 500, 503)
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other")
+STATUSES: Final = (
+    200, 204, 304, 400, 401, 404, 405, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 501, 503,
+)  # fmt: skip
 BUCKETS: Final = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001,
     0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,

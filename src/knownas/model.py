@@ -8,8 +8,8 @@ those of the wire contract, sections 2, 3 and 5.
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple, NewType
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, Final, Literal, NamedTuple, NewType
 
 import msgspec
 
@@ -51,6 +51,9 @@ KINDS: Final = (
 
 KIND_NUMBER: Final = {kind.name: number for number, kind in enumerate(KINDS)}
 
+ALL_KINDS: Final = tuple(range(len(KINDS)))
+"""The numbers of all kinds."""
+
 MAX_VALUE_LENGTH: Final = 255
 """Characters of the longest identifier, and of the longest customer id."""
 
@@ -69,6 +72,16 @@ Attributes = tuple[tuple[str, str | float], ...]
 """A profile's custom attributes: (key, value) in the order in which they were first set."""
 
 
+Policy = Literal["allow", "reject", "move"]
+"""What becomes of an identifier that is set on a profile while another one has it.
+
+`allow`: both have it. `reject`: it is refused. `move`: the other one loses it.
+"""
+
+Policies = Mapping[str, Policy]
+"""By name of the kind; a kind that is not there is allowed on several profiles."""
+
+
 class App(msgspec.Struct, frozen=True):
     """One tenant. Nothing of an app is visible through another app's key."""
 
@@ -77,6 +90,11 @@ class App(msgspec.Struct, frozen=True):
     name: str
     created_at: int
     """Milliseconds since 1970, UTC, as every `…_at` here."""
+    policies: Policies = {}
+
+
+NO_RATE: Final = "none"
+"""The rate of a key that may make any number of requests."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,13 +108,16 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_at: int | None = None
     ended_at: int | None = None
     """When it was revoked, or first seen expired: whatever the clock does later, it is over."""
+    rate: str | None = None
+    """How many requests it may make, as `600/minute`, or `NO_RATE`; None for what the setting says.
+    A key that was authenticated has the rate in force, None for no limit."""
 
     def is_live(self, now: int) -> bool:
         """Tell whether the key opens anything at `now` (ms)."""
         return self.ended_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-class Profile(msgspec.Struct, frozen=True):
+class Profile(msgspec.Struct, frozen=True, gc=False):
     """One person or one anonymous installation of an app."""
 
     profile_id: ProfileId
@@ -151,7 +172,9 @@ class ProfileRef(msgspec.Struct, frozen=True):
         ProfileConflict when the customer has another profile or the profile another customer.
         """
         if by_customer is not None:
-            if self.profile_id not in {None, by_customer.profile_id}:
+            if self.profile_id is not None and (
+                by_profile is None or by_profile.profile_id != by_customer.profile_id
+            ):
                 raise ProfileConflict(
                     "This customer already has another profile; send only one of the two headers."
                 )
@@ -172,6 +195,7 @@ class ProfileRef(msgspec.Struct, frozen=True):
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_RATE: Final = re.compile(r"[1-9][0-9]{0,8}/(?:second|minute|hour|day)")
 _APP_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _ATTRIBUTE_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,30}")
 _MAX_ATTRIBUTES: Final = 30
@@ -186,6 +210,16 @@ def clean_app_name(text: str) -> str:
         raise ValidationError(
             "Must be 1 to 63 lower-case letters, digits or hyphens, starting with a letter.",
             source="name",
+        )
+    return text
+
+
+def clean_rate(text: str, *, source: str) -> str:
+    """Return a rate of requests: 1 to 999,999,999 by the second, minute, hour or day."""
+    if not _RATE.fullmatch(text):
+        raise ValidationError(
+            "Must be a number of requests and a time, as 600/minute: second, minute, hour or day.",
+            source=source,
         )
     return text
 
@@ -208,6 +242,14 @@ def clean_customer_user_id(raw: bytes, *, source: str) -> str:
     if problem := _text_problem(text):
         raise ValidationError(problem, source=source)
     return text
+
+
+def clean_customer_text(text: str, *, source: str) -> str:
+    """Return a customer id from a text, trimmed as a header's value is."""
+    trimmed = text.strip(" \t")
+    if problem := _text_problem(trimmed):
+        raise ValidationError(problem, source=source)
+    return trimmed
 
 
 def clean_identifiers(
@@ -242,6 +284,64 @@ def clean_identifiers(
     raise ValidationError("At least one integration identifier must be provided.")
 
 
+def clean_value(text: str, *, source: str) -> str:
+    """Return an identifier that is looked for, trimmed as those are that are stored."""
+    trimmed = text.strip()
+    if problem := _text_problem(trimmed):
+        raise ValidationError(problem, source=source)
+    return trimmed
+
+
+def clean_kind(name: str, *, source: str) -> int:
+    """Return the number of a kind. Raises ValidationError, which names the nearest kind."""
+    number = KIND_NUMBER.get(name)
+    if number is None:
+        raise ValidationError(_unknown_kind_message(name, hint=True), source=source)
+    return number
+
+
+def clean_kinds(raw: object, *, source: str) -> tuple[int, ...]:
+    """Return the numbers of the kinds in a list of names, or of all for the text "all".
+
+    Raises ValidationError with one entry per bad item.
+    """
+    if raw == "all":
+        return ALL_KINDS
+    if not isinstance(raw, list) or not raw:
+        raise ValidationError('Must be a list of kinds of identifier, or "all".', source=source)
+    problems: list[FieldError] = []
+    for position, name in enumerate(raw):
+        if not isinstance(name, str):
+            problem = "Must be a string."
+        elif name not in KIND_NUMBER:
+            problem = _unknown_kind_message(name, hint=len(problems) < _MAX_HINTS)
+        else:
+            continue
+        problems.append(FieldError(f"{source}[{position}]", problem))
+    if problems:
+        raise ValidationError(fields=problems)
+    return tuple(sorted({KIND_NUMBER[name] for name in raw}))
+
+
+def clean_policies(fields: Mapping[str, object]) -> Policies:
+    """Return the policies of a body by name of the kind, those that are not `allow`.
+
+    Raises ValidationError with one entry per bad field.
+    """
+    problems = unknown_kinds(name for name in fields if name not in KIND_NUMBER)
+    policies: dict[str, Policy] = {}
+    for name, value in fields.items():
+        if value == "reject":
+            policies[name] = "reject"
+        elif value == "move":
+            policies[name] = "move"
+        elif value != "allow" and name in KIND_NUMBER:
+            problems.append(FieldError(name, "Must be allow, reject or move."))
+    if problems:
+        raise ValidationError(fields=problems)
+    return policies
+
+
 def unknown_kinds(names: Iterable[str]) -> list[FieldError]:
     """Say of each name that it is no kind of identifier, and which kind it may have meant."""
     return [
@@ -267,6 +367,11 @@ def merge_identifiers(current: Identifiers, values: Mapping[str, str]) -> Identi
     for name, value in values.items():
         merged[KIND_NUMBER[name]] = value
     return tuple(merged)
+
+
+def clear_identifiers(current: Identifiers, kinds: Container[int]) -> Identifiers:
+    """Return `current` without the identifiers of these kinds, and all else as it was."""
+    return tuple(None if kind in kinds else value for kind, value in enumerate(current))
 
 
 def identifiers_by_name(identifiers: Identifiers) -> dict[str, str | None]:

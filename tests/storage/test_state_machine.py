@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 import msgspec
@@ -17,15 +17,23 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from knownas import merging, writes
+from knownas.editing import Alias, Answer, Edit, alias_names
 from knownas.errors import KnownasError
-from knownas.history import ALL_PROFILES
+from knownas.history import ALL_PROFILES, SERVER, Change, difference
+from knownas.lookups import Holder, Sought
 from knownas.model import (
+    ALL_KINDS,
+    KIND_NUMBER,
     KINDS,
     NO_IDENTIFIERS,
     AppId,
+    Policies,
+    Policy,
     Profile,
     ProfileId,
     ProfileRef,
+    clear_identifiers,
     merge_identifiers,
 )
 from storage.conftest import Open, identifiers
@@ -39,11 +47,116 @@ REFS = strategies.builds(
     strategies.sampled_from([None, "user", "User", "us\u00e9r", "use\u0301r"]),
     strategies.sampled_from([None, *PROFILE_IDS]),
 ).filter(lambda ref: ref != ProfileRef())
-VALUES = strategies.dictionaries(
-    strategies.sampled_from([KINDS[0].name, KINDS[7].name, KINDS[-1].name]),
-    strategies.sampled_from(["a", "b", "\u00e9", "'; DROP TABLE profiles --"]),
-    min_size=1,
-)
+POLICIES: list[Policy] = ["allow", "reject", "move"]
+KIND_NAMES = strategies.sampled_from([KINDS[0].name, KINDS[7].name, KINDS[-1].name])
+NAMES = strategies.sets(KIND_NAMES)
+TEXTS = strategies.sampled_from(["a", "b", "\u00e9", "'; DROP TABLE profiles --"])
+VALUES = strategies.dictionaries(KIND_NAMES, TEXTS, min_size=1)
+
+
+class DictEdit:
+    """An edit on the machine's dicts: what any storage's edit has to do."""
+
+    def __init__(self, machine: "StorageMachine", app: AppId) -> None:
+        """Change what `machine` expects of an app."""
+        self.machine = machine
+        self.app = app
+
+    def run(self, work: Callable[[Edit], T]) -> T:
+        """Do `work`, and take it back where it raises."""
+        kept = (
+            dict(self.machine.expected[self.app]),
+            *(
+                dict(it)
+                for it in (
+                    self.machine.revisions,
+                    self.machine.seen,
+                    self.machine.changes,
+                    self.machine.aliases,
+                    self.machine.answers,
+                )
+            ),
+        )
+        try:
+            return work(self)
+        except KnownasError:
+            self.machine.expected[self.app] = kept[0]  # type: ignore[assignment] # in this order
+            (
+                self.machine.revisions,
+                self.machine.seen,
+                self.machine.changes,
+                self.machine.aliases,
+                self.machine.answers,
+            ) = kept[1:]  # type: ignore[assignment] # as above
+            raise
+
+    def find(self, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
+        """See `Edit.find`."""
+        profiles = self.machine.expected[self.app]
+        by_customer = by_id = None
+        of_customer, of_id = alias_names(ref)
+        if of_customer is not None:
+            owners = [it for it in profiles.values() if it.customer_user_id == ref.customer_user_id]
+            by_customer = owners[0] if owners else self.follow(of_customer)
+        if ref.profile_id is not None and of_id is not None:
+            by_id = profiles.get(ref.profile_id) or self.follow(of_id)
+        return by_customer, by_id
+
+    def follow(self, name: str) -> Profile | None:
+        """Return the profile to which an alias leads."""
+        alias = self.alias(name)
+        if alias is None:
+            return None
+        live = self.machine.expected[self.app].get(alias.profile_id)
+        return live or self.follow(f"p:{alias.profile_id}")
+
+    def put(
+        self, before: Profile | None, after: Profile, *, exclusive: Collection[int] = ()
+    ) -> Profile:
+        """See `Edit.put`."""
+        del exclusive
+        if after == before:
+            return after
+        kept = msgspec.structs.replace(
+            after,
+            updated_at=self.machine.now,
+            revision=self.machine.next_revision(self.app, after.profile_id),
+        )
+        self.machine.note(self.app, after.profile_id, kept)
+        return kept
+
+    def remove(self, profile: Profile) -> int:
+        """See `Edit.remove`."""
+        self.machine.note(self.app, profile.profile_id, None)
+        return profile.revision + 1
+
+    def holders(self, kind: int, value: str) -> list[Profile]:
+        """See `Edit.holders`."""
+        profiles = self.machine.expected[self.app].values()
+        return [it for it in profiles if it.identifiers[kind] == value]
+
+    def change(self, profile_id: ProfileId, revision: int) -> Change | None:
+        """See `Edit.change`."""
+        return self.machine.changes.get((self.app, profile_id, revision))
+
+    def alias(self, name: str) -> Alias | None:
+        """See `Edit.alias`."""
+        return self.machine.aliases.get((self.app, name))
+
+    def lead(self, name: str, alias: Alias | None) -> None:
+        """See `Edit.lead`."""
+        if alias is None:
+            self.machine.aliases.pop((self.app, name), None)
+        else:
+            self.machine.aliases[self.app, name] = alias
+
+    def answer(self, key: str) -> Answer | None:
+        """See `Edit.answer`."""
+        return self.machine.answers.get((self.app, key))
+
+    def keep_answer(self, key: str, answer: Answer) -> None:
+        """See `Edit.keep_answer`."""
+        self.machine.answers[self.app, key] = answer
 
 
 class StorageMachine(RuleBasedStateMachine):
@@ -64,6 +177,9 @@ class StorageMachine(RuleBasedStateMachine):
         self.followed: dict[AppId, dict[ProfileId, Profile]] = {}
         """What a follower of the feed has made of it."""
         self.cursors: dict[AppId, str | None] = {}
+        self.changes: dict[tuple[AppId, ProfileId, int], Change] = {}
+        self.aliases: dict[tuple[AppId, str], Alias] = {}
+        self.answers: dict[tuple[AppId, str], Answer] = {}
 
     @initialize()
     def make_apps(self) -> None:
@@ -79,11 +195,18 @@ class StorageMachine(RuleBasedStateMachine):
         revision = self.revisions.get((app, profile_id), 0) + 1
         assert after is None or after.revision == revision
         self.revisions[app, profile_id] = revision
+        before = self.expected[app].get(profile_id)
+        differs = difference(before, after)
+        self.changes[app, profile_id, revision] = Change(
+            "", profile_id, revision, self.now, SERVER, differs
+        )
         self.seen[app, profile_id, revision] = after
         if after is None:
             del self.expected[app][profile_id]
         else:
             self.expected[app][profile_id] = after
+            for name in alias_names(ProfileRef(after.customer_user_id, profile_id)):
+                self.aliases.pop((app, name or ""), None)
 
     def next_revision(self, app: AppId, profile_id: ProfileId) -> int:
         """Return the revision of the next state of a profile."""
@@ -104,14 +227,7 @@ class StorageMachine(RuleBasedStateMachine):
 
     def found(self, app: AppId, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
         """Return what the dict has for the two halves of a reference."""
-        profiles = self.expected[app]
-        by_customer = [
-            profile
-            for profile in profiles.values()
-            if ref.customer_user_id is not None and profile.customer_user_id == ref.customer_user_id
-        ]
-        by_id = profiles.get(ref.profile_id) if ref.profile_id is not None else None
-        return (by_customer[0] if by_customer else None), by_id
+        return DictEdit(self, app).find(ref)
 
     def same_outcome(self, use: Callable[[], Awaitable[T]], expected: Callable[[], T]) -> T | None:
         """Check that both return the same, or raise the same error."""
@@ -206,11 +322,12 @@ class StorageMachine(RuleBasedStateMachine):
                 profile_id, ref.customer_user_id, identifiers, (), 0, self.now
             )
         new: dict[ProfileId, Profile] = {}
-        customers = {it.customer_user_id for it in left.values()} - {None}
+        before, self.expected[app] = self.expected[app], left
         for key, one in brought.items():
-            if one.customer_user_id not in customers and key not in left:
+            if self.found(app, ProfileRef(one.customer_user_id, key)) == (None, None):
                 new[key] = msgspec.structs.replace(one, revision=self.next_revision(app, key))
-                customers |= {one.customer_user_id} - {None}
+                self.expected[app] = {**self.expected[app], key: new[key]}
+        self.expected[app] = before
         for key in set(gone) & self.expected[app].keys() - new.keys():
             self.note(app, key, None)
         for key, one in new.items():
@@ -219,6 +336,103 @@ class StorageMachine(RuleBasedStateMachine):
             lambda: self.storage.replace_profiles(app, gone, brought.values(), now=self.now)
         )
         assert added == len(new)
+
+    def edit(self, app: AppId, work: Callable[[Edit], T]) -> T | None:
+        """Run an edit on the storage and on the dict, and compare what they return or raise."""
+        self.now += 1
+        return self.same_outcome(
+            lambda: self.storage.edit(app, work, now=self.now),
+            lambda: DictEdit(self, app).run(work),
+        )
+
+    @rule(
+        first=strategies.booleans(),
+        refs=strategies.lists(REFS, min_size=1, max_size=3),
+        values=VALUES,
+        policy=strategies.sampled_from(POLICIES),
+        atomic=strategies.booleans(),
+        key=strategies.sampled_from([None, "a", "b"]),
+    )
+    def write_batch(  # noqa: PLR0913 - all that a batch is made of
+        self,
+        *,
+        first: bool,
+        refs: list[ProfileRef],
+        values: dict[str, str],
+        policy: Policy,
+        atomic: bool,
+        key: str | None,
+    ) -> None:
+        """Set and clear identifiers on several profiles by one policy, perhaps a second time."""
+        app = min(self.expected) if first else max(self.expected)
+        policies: Policies = dict.fromkeys([KINDS[0].name, KINDS[7].name], policy)
+        new_ids = {number: self.new_id() for number in range(0, len(refs), 2)}
+        settings = [
+            writes.Setting(ref, values, [KINDS[-1].name][:number], new_ids.get(number))
+            for number, ref in enumerate(refs)
+        ]
+        request = None if key is None else writes.Once(key, repr((refs, values)).encode())
+
+        def work(edit: Edit) -> object:
+            return writes.once(
+                edit,
+                request,
+                self.now,
+                lambda: writes.write_batch(edit, settings, policies, self.now, atomic=atomic),
+            )
+
+        self.edit(app, work)
+
+    @rule(
+        first=strategies.booleans(),
+        profile_id=strategies.sampled_from(PROFILE_IDS),
+        customer=strategies.sampled_from([None, "user", "User"]),
+        rebind=strategies.booleans(),
+    )
+    def bind(
+        self, *, first: bool, profile_id: ProfileId, customer: str | None, rebind: bool
+    ) -> None:
+        """Have a customer change hands."""
+        app = min(self.expected) if first else max(self.expected)
+        self.edit(app, lambda edit: writes.bind_customer(edit, profile_id, customer, rebind=rebind))
+
+    @rule(
+        first=strategies.booleans(),
+        survivor=REFS,
+        source=REFS,
+        default=strategies.sampled_from(["survivor", "source"]),
+        dry_run=strategies.booleans(),
+    )
+    def merge(
+        self,
+        *,
+        first: bool,
+        survivor: ProfileRef,
+        source: ProfileRef,
+        default: merging.Side,
+        dry_run: bool,
+    ) -> None:
+        """Make one profile of two."""
+        app = min(self.expected) if first else max(self.expected)
+        self.edit(
+            app,
+            lambda edit: merging.merge(
+                edit,
+                survivor,
+                source,
+                rules={},
+                default=default,
+                policies={},
+                now=self.now,
+                dry_run=dry_run,
+            ),
+        )
+
+    @rule(first=strategies.booleans(), profile_id=strategies.sampled_from(PROFILE_IDS))
+    def undo_merge(self, *, first: bool, profile_id: ProfileId) -> None:
+        """Make two profiles of one again."""
+        app = min(self.expected) if first else max(self.expected)
+        self.edit(app, lambda edit: merging.undo(edit, profile_id))
 
     @rule(first=strategies.booleans(), limit=strategies.sampled_from([1, 2, 1000]))
     def follow(self, *, first: bool, limit: int) -> None:
@@ -280,6 +494,66 @@ class StorageMachine(RuleBasedStateMachine):
         if found is not None:
             of_hot_read = self.run(lambda: identifiers(self.storage, app, ref))
             assert of_hot_read == found.identifiers
+
+    @rule(first=strategies.booleans(), ref=REFS, names=NAMES)
+    def clear(self, *, first: bool, ref: ProfileRef, names: set[str]) -> None:
+        """Clear identifiers of an existing profile."""
+        app = min(self.expected) if first else max(self.expected)
+        self.now += 1
+
+        def cleared(profile: Profile) -> Profile:
+            kinds = {KIND_NUMBER[name] for name in names}
+            return msgspec.structs.replace(
+                profile, identifiers=clear_identifiers(profile.identifiers, kinds)
+            )
+
+        def expected() -> Profile:
+            before = ref.settle(*self.found(app, ref))
+            after = cleared(before)
+            if after == before:
+                return before
+            return msgspec.structs.replace(after, updated_at=self.now, revision=before.revision + 1)
+
+        kept = self.same_outcome(
+            lambda: self.storage.change_profile(app, ref, cleared, now=self.now), expected
+        )
+        if kept is not None and kept != self.expected[app].get(kept.profile_id):
+            self.note(app, kept.profile_id, kept)
+
+    @rule(first=strategies.booleans(), refs=strategies.lists(REFS, max_size=6))
+    def read_many(self, *, first: bool, refs: list[ProfileRef]) -> None:
+        """Read several profiles at once, some of which are not there."""
+        app = min(self.expected) if first else max(self.expected)
+        for ref, answer in zip(
+            refs, self.run(lambda: self.storage.profiles(app, refs)), strict=True
+        ):
+            if isinstance(answer, Profile):
+                assert answer == ref.settle(*self.found(app, ref))
+            else:
+                with pytest.raises(type(answer)):
+                    ref.settle(*self.found(app, ref))
+
+    @rule(first=strategies.booleans(), value=TEXTS, limit=strategies.integers(1, 4))
+    def find(self, *, first: bool, value: str, limit: int) -> None:
+        """Find who has a value, page by page."""
+        app = min(self.expected) if first else max(self.expected)
+        sought = Sought(ALL_KINDS, value, limit)
+        found: list[Holder] = []
+        while True:
+            (page,) = self.run(lambda s=sought: self.storage.holders_of_each(app, [s]))  # type: ignore[misc]
+            found += page.found
+            if page.next is None:
+                break
+            sought = sought._replace(after=page.next)
+        expected = [
+            Holder(kind, profile)
+            for kind in ALL_KINDS
+            for profile in self.expected[app].values()
+            if profile.identifiers[kind] == value
+        ]
+        assert len(found) == len(expected)
+        assert all(holder in expected for holder in found)
+        assert [holder.kind for holder in found] == [holder.kind for holder in expected]
 
     @invariant()
     def is_sound(self) -> None:

@@ -2,7 +2,7 @@
 
 import click
 
-from knownas.cli import apps, copying, database, keys, load, profiles, serve
+from knownas.cli import apps, copying, database, keys, load, master_key, profiles, serve
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
         serve.serve,
         apps.app_group,
         keys.key_group,
+        master_key.master_key_group,
         profiles.get_identifiers,
         profiles.set_identifiers,
         profiles.profile_group,

@@ -1,23 +1,36 @@
 """`knownas get`, `set`, `profile …` and `demo`: profiles and their identifiers."""
 
+import inspect
 import os
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 import click
 
 from knownas.cli.options import app_option, database_option, json_option, who_options
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import Failure, on_registry
+from knownas.errors import ValidationError
+from knownas.history import Source
+from knownas.lookups import Sought
 from knownas.model import (
+    ALL_KINDS,
+    KIND_NUMBER,
+    KINDS,
     Profile,
     ProfileRef,
     clean_customer_user_id,
     clean_identifiers,
+    clean_kind,
     clean_profile_id,
+    clean_value,
     identifiers_by_name,
+    unknown_kinds,
 )
 from knownas.registry import Registry
+
+_BY: Final = Source("cli")
 
 
 @click.command("get")
@@ -64,13 +77,13 @@ async def set_identifiers(  # noqa: PLR0913 - the options of the command
     cleaned, _ = clean_identifiers(given, reject_unknown=True)
     app = await registry.app(app_name)
     _print_identifiers(
-        await registry.set_identifiers(app.id, _who(customer, profile_id), cleaned), as_json
+        await registry.set_identifiers(app, _who(customer, profile_id), cleaned, by=_BY), as_json
     )
 
 
 @click.group("profile")
 def profile_group() -> None:
-    """Make, show and delete profiles."""
+    """Make, show, find and delete profiles, and clear their identifiers."""
 
 
 @profile_group.command("create")
@@ -89,7 +102,8 @@ async def profile_create(
 ) -> None:
     """Make a profile, or show the one that is there."""
     app = await registry.app(app_name)
-    _print_profile(await registry.put_profile(app.id, _who(customer, profile_id), {}), as_json)
+    who = _who(customer, profile_id)
+    _print_profile(await registry.put_profile(app.id, who, {}, by=_BY), as_json)
 
 
 @profile_group.command("show")
@@ -109,6 +123,68 @@ async def profile_show(
     """Show a profile with its identifiers and attributes."""
     app = await registry.app(app_name)
     _print_profile(await registry.profile(app.id, _who(customer, profile_id)), as_json)
+
+
+@profile_group.command("find")
+@click.argument("words", nargs=-1, required=True, metavar="[KIND] VALUE")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@app_option
+@json_option
+@database_option
+@on_registry
+async def profile_find(
+    registry: Registry, words: tuple[str, ...], *, limit: int, app_name: str, as_json: bool
+) -> None:
+    """Show which profiles have an identifier: knownas profile find appsflyer_id 17419-317."""
+    *names, value = words
+    if len(names) > 1:
+        raise Failure("Say one value, and before it at most one kind of identifier.")
+    kinds = (clean_kind(names[0], source="kind"),) if names else ALL_KINDS
+    sought = Sought(kinds, clean_value(value, source="value"), limit)
+    app = await registry.app(app_name)
+    found = registry.holders(app.id, sought)
+    holders = await found if inspect.isawaitable(found) else found
+    more = holders.next is not None
+    data = [
+        {"kind": KINDS[kind].name, "profile": _profile_data(profile)}
+        for kind, profile in holders.found
+    ]
+    lines = [
+        f"{KINDS[kind].name}  {profile.profile_id}  {profile.customer_user_id or 'anonymous'}"
+        for kind, profile in holders.found
+    ]
+    if more:
+        lines.append(f"There are more; --limit {2 * limit} shows as many.")
+    emit({"found": data, "more": more}, as_json, "\n".join(lines) or "No profile has it.")
+
+
+@profile_group.command("clear")
+@click.argument("names", nargs=-1, metavar="[KIND]...")
+@click.option("--all", "every", is_flag=True, help="Clear every identifier.")
+@who_options
+@app_option
+@json_option
+@database_option
+@on_registry
+async def profile_clear(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    names: tuple[str, ...],
+    *,
+    every: bool,
+    customer: str | None,
+    profile_id: str | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Clear identifiers of a profile: knownas profile clear --customer user-1 appsflyer_id."""
+    if every == bool(names):
+        raise Failure("Name the kinds of identifier to clear, or say --all.")
+    if unknown := [name for name in names if name not in KIND_NUMBER]:
+        raise ValidationError(fields=unknown_kinds(unknown))
+    kinds = ALL_KINDS if every else [KIND_NUMBER[name] for name in names]
+    app = await registry.app(app_name)
+    who = _who(customer, profile_id)
+    _print_profile(await registry.clear_identifiers(app.id, who, kinds, by=_BY), as_json)
 
 
 @profile_group.command("delete")
@@ -133,7 +209,7 @@ async def profile_delete(  # noqa: PLR0913 - the options of the command
     if not yes:
         profile = await registry.profile(app.id, who)
         click.confirm(f"Delete the profile {profile.profile_id}?", abort=True)
-    _print_profile(await registry.delete_profile(app.id, who), as_json)
+    _print_profile(await registry.delete_profile(app.id, who, by=_BY), as_json)
 
 
 @click.command()
@@ -156,15 +232,19 @@ def _print_identifiers(profile: Profile, as_json: bool) -> None:  # noqa: FBT001
     emit(data, as_json, "\n".join(_set_lines(data)) or "No identifier is set.")
 
 
-def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
-    data = {
+def _profile_data(profile: Profile) -> dict[str, object]:
+    return {
         "profile_id": profile.profile_id,
         "customer_user_id": profile.customer_user_id,
         "identifiers": identifiers_by_name(profile.identifiers),
         "custom_attributes": dict(profile.attributes),
         "created_at": profile.created_at,
         "updated_at": profile.updated_at,
+        "revision": profile.revision,
     }
+
+
+def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
     lines = [
         f"profile     {profile.profile_id}",
         f"customer    {profile.customer_user_id or 'none'}",
@@ -173,7 +253,7 @@ def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - a
         *_set_lines(identifiers_by_name(profile.identifiers)),
         *_set_lines(dict(profile.attributes)),
     ]
-    emit(data, as_json, "\n".join(lines))
+    emit(_profile_data(profile), as_json, "\n".join(lines))
 
 
 def _set_lines(values: Mapping[str, object]) -> list[str]:

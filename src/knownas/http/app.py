@@ -1,5 +1,6 @@
 """The application: which path is served by what, and what stands around every answer."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,8 +22,10 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, ops, wire
+from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
+from knownas.http.rates import KeyRates
+from knownas.http.upkeep import keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -34,9 +37,13 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Resource:
     """One path and the handler of each method on it. HEAD answers as GET."""
 
-    def __init__(self, path: str, **methods: Handler) -> None:
-        """Serve `path`, and where it ends in a slash the same without it."""
+    def __init__(self, path: str, *, body_limit: int = wire.BODY_LIMIT, **methods: Handler) -> None:
+        """Serve `path`, and where it ends in a slash the same without it.
+
+        A body is taken up to `body_limit` bytes.
+        """
         self.path = path
+        self._body_limit = body_limit
         self.paths = tuple(dict.fromkeys((path, path.rstrip("/") or "/")))
         self.methods: Mapping[str, Handler] = methods
         self.allow = ", ".join(sorted({*methods, *({"HEAD"} if "GET" in methods else ())}))
@@ -44,6 +51,7 @@ class Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (the ASGI protocol)."""
         scope["knownas.route"] = self.path
+        scope["knownas.body_limit"] = self._body_limit
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         handler = self.methods.get(method)
         if handler is None:
@@ -65,6 +73,9 @@ HOT_ROUTE: Final = Resource(
 )
 """The route whose GET `server.py` answers by the fast lane, where it can."""
 
+FIND_ROUTE: Final = Resource("/api/v1/profiles/", GET=native.find_profiles)
+"""The other route whose GET is answered by the fast lane, where it is an ordinary one."""
+
 ROUTES: Final = (
     HOT_ROUTE,
     Resource(
@@ -78,6 +89,19 @@ ROUTES: Final = (
         "/api/v1/sdk/integration/profile/set/integration-identifiers/",
         POST=adapty.set_identifiers_from_sdk,
     ),
+    FIND_ROUTE,
+    Resource("/api/v1/profile/", GET=native.get_profile),
+    Resource("/api/v1/profile/clear/", POST=native.clear_identifiers),
+    Resource("/api/v1/profile/history/", GET=insight.get_history),
+    Resource("/api/v1/profile/customer/", POST=identity.bind_customer),
+    Resource("/api/v1/merge/", POST=identity.merge),
+    Resource("/api/v1/merge/undo/", POST=identity.undo_merge),
+    Resource("/api/v1/batch/read/", POST=batch.read, body_limit=batch.BODY_LIMIT),
+    Resource("/api/v1/batch/write/", POST=batch.write, body_limit=batch.BODY_LIMIT),
+    Resource("/api/v1/changes/", GET=feed.get_changes),
+    Resource("/api/v1/coverage/", GET=insight.get_coverage),
+    Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
+    Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
     Resource("/healthz", GET=ops.healthz),
     Resource("/readyz", GET=ops.readyz),
     Resource("/metrics", GET=ops.metrics),
@@ -87,7 +111,7 @@ ROUTES: Final = (
 )
 
 
-_WRITING: Final = frozenset({"POST", "PATCH", "DELETE"})
+_WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Envelope:
@@ -136,11 +160,13 @@ class Envelope:
                     message["headers"].append(wire.position_header(position))
             await send(message)
 
+        failed: KnownasError | None = None
         try:
             await self._by_path.get(scope["path"], self._router)(scope, receive, send_with_id)
         except KnownasError as error:
-            await self._answer(error, scope, receive, send_with_id)
+            failed = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
+            failed = InternalError()
             self._tell(
                 self._log.error,
                 "unexpected_error",
@@ -148,8 +174,8 @@ class Envelope:
                 at=logs.place_of(error),
                 request_id=request_id.decode(),
             )
-            if status == 0:
-                await self._answer(InternalError(), scope, receive, send_with_id)
+        if failed is not None and status == 0:  # else the answer has begun, and is cut short
+            await self._answer(failed, scope, receive, send_with_id)
         route = scope.get("knownas.route", UNKNOWN_ROUTE)
         elapsed = time.perf_counter_ns() - began
         if status:  # 0: the client was gone before there was an answer
@@ -220,7 +246,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
+        beside = asyncio.create_task(keep_up(registry, settings.history_days))
         yield
+        beside.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beside
         await registry.close()
 
     app = Application(
@@ -232,5 +262,7 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
+    app.state.draining = asyncio.Event()
+    app.state.rates = KeyRates()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app

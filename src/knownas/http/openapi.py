@@ -109,7 +109,8 @@ class _Operation(NamedTuple):
     path: str
     summary: str
     description: str
-    headers: list[_Field]
+    parameters: dict[str, list[_Field]]
+    """By where they stand: `header` or `query`."""
     body: list[_Field]
     body_description: str
     curl: str
@@ -133,16 +134,20 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> _Operation:
         path=path,
         summary=operation["summary"],
         description=operation["description"],
-        headers=[
-            _Field(
-                parameter["name"],
-                _type(parameter["schema"]),
-                parameter["required"],
-                parameter["description"],
-                parameter.get("example"),
-            )
-            for parameter in parameters
-        ],
+        parameters={
+            place: [
+                _Field(
+                    parameter["name"],
+                    _type(parameter["schema"]),
+                    parameter["required"],
+                    parameter["description"],
+                    parameter.get("example"),
+                )
+                for parameter in parameters
+                if parameter["in"] == place
+            ]
+            for place in ("query", "header")
+        },
         body=list(_fields(media["schema"])),
         body_description=body["description"],
         curl=_curl(path, method, operation["security"], parameters, media),
@@ -176,10 +181,13 @@ def _curl(
     """Return a command that works when pasted, once its shell variables are set."""
     # curl itself makes a GET, and with --data a POST.
     verb = "" if method in {"get", "post"} else f"-X {method.upper()} "
-    parts = [f'curl {verb}"$KNOWNAS_URL{path}"']
+    queried = [it for it in parameters if it["in"] == "query" and "example" in it]
+    parts = [f'curl {"-G " if queried else verb}"$KNOWNAS_URL{path}"']
     parts += [f'-H "Authorization: {_CREDENTIALS[name]}"' for it in security for name in it]
+    parts += [f"--data-urlencode {shlex.quote(it['name'] + '=' + it['example'])}" for it in queried]
     # The first header is enough: any other is another way to name the same profile.
-    parts += [f"-H '{it['name']}: {it['example']}'" for it in parameters[:1]]
+    headers = [it for it in parameters if it["in"] == "header"]
+    parts += [f"-H '{it['name']}: {it['example']}'" for it in headers[:1]]
     if "example" in media:
         parts.append("-H 'Content-Type: application/json'")
         parts.append(f"--data {shlex.quote(_json(media['example']))}")

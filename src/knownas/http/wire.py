@@ -3,10 +3,12 @@
 Source: the wire contract, sections 1 to 4.
 """
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -14,11 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas import errors
-from knownas.errors import KnownasError, ParseError, ValidationError
+from knownas.errors import FieldError, KnownasError, ParseError, ValidationError
+from knownas.lookups import Holders, Place
 from knownas.model import (
     KINDS,
     Identifiers,
     LogPosition,
+    Profile,
     ProfileId,
     ProfileRef,
     clean_customer_user_id,
@@ -31,20 +35,27 @@ SDK_PROFILE_HEADER: Final = "adapty-sdk-profile-id"
 _CUSTOMER: Final = CUSTOMER_HEADER.encode()
 _PROFILE: Final = PROFILE_HEADER.encode()
 POSITION_HEADER: Final = "knownas-log-position"
+IDEMPOTENCY_HEADER: Final = "idempotency-key"
+WHO_HEADERS: Final = (CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER)
 _MUST_BE_ONE: Final = frozenset(
     name.encode()
     for name in (
         *(CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER),
-        *(POSITION_HEADER, "content-type"),
+        *(POSITION_HEADER, IDEMPOTENCY_HEADER, "content-type"),
     )
 )
-_DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
+IF_MATCH: Final = "if-match"
+IF_NONE_MATCH: Final = "if-none-match"
+_LISTS: Final = frozenset({IF_MATCH.encode(), IF_NONE_MATCH.encode()})
+_DECIDING: Final = _MUST_BE_ONE | _LISTS | {b"content-length", b"content-encoding"}
 IGNORED_HEADER: Final = "Knownas-Ignored"
 
 _is_position: Final = re.compile(rb"([0-9a-f]{8})([0-9a-f]{16})").fullmatch
 
 BODY_LIMIT: Final = 64 * 1024
-"""Bytes of the largest body on the compatible paths."""
+"""Bytes of the largest body of a route whose table says nothing else."""
+JSON: Final = b"application/json"
+NDJSON: Final = b"application/x-ndjson"
 MAX_DEPTH: Final = 32
 
 STATUS: Final = {
@@ -56,12 +67,18 @@ STATUS: Final = {
     "profile_not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
+    "identifier_taken": 409,
+    "batch_failed": 409,
     "cursor_expired": 410,
+    "history_expired": 410,
+    "precondition_failed": 412,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
+    "idempotency_conflict": 422,
     "rate_limited": 429,
     "headers_too_large": 431,
     "internal_error": 500,
+    "feature_not_configured": 501,
     "service_unavailable": 503,
 }
 """The one table from error code to HTTP status."""
@@ -72,6 +89,8 @@ _LIVE: Final = {
 }
 """What Adapty's own server was seen to say instead of its specification's code and text."""
 
+_is_cursor: Final = re.compile(r"([0-9a-f]{2})([0-9a-f]{32})").fullmatch
+
 is_request_id: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MAX_NAMES: Final = 10
@@ -80,6 +99,41 @@ encode = msgspec.json.Encoder().encode
 _IdentifiersBody = msgspec.defstruct(
     "_IdentifiersBody", [(kind.name, str | None) for kind in KINDS], frozen=True, gc=False
 )
+_SetIdentifiers = msgspec.defstruct(
+    "_SetIdentifiers",
+    [(kind.name, str | None, None) for kind in KINDS],
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+)
+
+
+class _Attribute(msgspec.Struct, frozen=True, gc=False):
+    key: str
+    value: str | float
+
+
+class NativeProfile(msgspec.Struct, frozen=True, gc=False):
+    """A profile in this server's own API: of the identifiers only those that are set."""
+
+    profile_id: str
+    customer_user_id: str | None
+    identifiers: msgspec.Struct
+    custom_attributes: list[_Attribute]
+    created_at: int
+    updated_at: int
+    revision: int
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    kind: str
+    profile: NativeProfile
+
+
+class _HoldersBody(msgspec.Struct, frozen=True):
+    data: list[_Holder]
+    next: str | None
+
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -89,8 +143,49 @@ def identifiers_body(identifiers: Identifiers) -> bytes:
     return encode(_IdentifiersBody(*identifiers))
 
 
+def native_profile(profile: Profile) -> NativeProfile:
+    """Return a profile as this server's own API shows it."""
+    return NativeProfile(
+        profile.profile_id,
+        profile.customer_user_id,
+        _SetIdentifiers(*profile.identifiers),
+        [_Attribute(key, value) for key, value in profile.attributes],
+        profile.created_at,
+        profile.updated_at,
+        profile.revision,
+    )
+
+
+def holders_body(holders: Holders) -> bytes:
+    """Return the body of an answer to a reverse look-up."""
+    after = holders.next
+    return encode(
+        _HoldersBody(
+            [_Holder(KINDS[kind].name, native_profile(profile)) for kind, profile in holders.found],
+            None if after is None else f"{after.kind:02x}{after.at:032x}",
+        )
+    )
+
+
+def cursor(text: str, *, source: str) -> Place:
+    """Return the place that an answer had as its `next`."""
+    if (match := _is_cursor(text)) is None:
+        raise ValidationError("Must be as `next` of an answer had it.", source=source)
+    return Place(int(match[1], 16), int(match[2], 16))
+
+
+def etag(body: bytes) -> str:
+    """Return the strong entity tag of a body, in its quotes: 64 bits of its BLAKE2b hash."""
+    return f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
+
+
 def error_body(error: KnownasError, dialect: str) -> bytes:
     """Return an error's body in a dialect: `schema`, `example` or `live`."""
+    return encode(error_object(error, dialect))
+
+
+def error_object(error: KnownasError, dialect: str) -> dict[str, Any]:
+    """Return what `error_body` says, to stand within another body."""
     code = error.code
     fields: list[tuple[str | None, str]] = list(error.fields)
     if dialect == "live" and code in _LIVE:
@@ -105,7 +200,7 @@ def error_body(error: KnownasError, dialect: str) -> bytes:
         for source, message in fields:
             by_source.setdefault(source, []).append(message)
         entries = [{"source": source, "errors": found} for source, found in by_source.items()]
-    return encode({"errors": entries, "error_code": code, "status_code": STATUS[error.code]})
+    return {"errors": entries, "error_code": code, "status_code": STATUS[error.code]}
 
 
 class RequestIds:
@@ -140,7 +235,8 @@ def own_request_id(headers: RawHeaders) -> bytes | None:
 class Headers:
     """The headers of a request that decide about its answer, read in one pass.
 
-    Blank ones count as absent. Two that differ are noted, to be refused once the key is known.
+    Blank ones count as absent. Two that differ are one where the header is a list; else they are
+    noted, to be refused once the key is known.
     """
 
     def __init__(self, headers: RawHeaders) -> None:
@@ -157,9 +253,12 @@ class Headers:
             elif (
                 name in _DECIDING
                 and (trimmed := value.strip(b" \t"))
-                and self._values.setdefault(name, trimmed) != trimmed
+                and (earlier := self._values.setdefault(name, trimmed)) != trimmed
             ):
-                self._twins.add(name)
+                if name in _LISTS:
+                    self._values[name] = earlier + b", " + trimmed
+                else:
+                    self._twins.add(name)
 
     def refuse_twins(self) -> None:
         """Raise ValidationError when a header that decides stands twice with different values."""
@@ -214,17 +313,28 @@ async def json_object(
 
     Checks in the contract's order: size, emptiness, media type, syntax.
     """
-    body = await _bounded_body(request, headers.get("content-length"))
-    if not body:
-        if if_empty is not None:
-            raise ValidationError(if_empty)
+    body = await bounded_body(request, headers)
+    if not body and if_empty is None:
         return {}
-    media_type = headers.get("content-type") or b"application/json"
-    if media_type.partition(b";")[0].strip().lower() != b"application/json":
-        raise errors.UnsupportedMediaType(source="content-type")
-    if headers.get("content-encoding"):
-        raise errors.UnsupportedMediaType(source="content-encoding")
+    media_type_of(headers, body, if_empty, JSON)
     return parse_object(body)
+
+
+def media_type_of(headers: Headers, body: bytes, if_empty: str | None, *allowed: bytes) -> bytes:
+    """Return which of the allowed media types a body has: the first where none is said.
+
+    Raises ValidationError for an empty body, UnsupportedMediaType for any other type.
+    """
+    if not body:
+        raise ValidationError(if_empty)
+    said = (headers.get("content-type") or allowed[0]).partition(b";")[0].strip().lower()
+    names = " or ".join(one.decode() for one in allowed)
+    message = f"Send the body as {names}, without a Content-Encoding."
+    if said not in allowed:
+        raise errors.UnsupportedMediaType(message, source="content-type")
+    if headers.get("content-encoding"):
+        raise errors.UnsupportedMediaType(message, source="content-encoding")
+    return said
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -249,6 +359,17 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return parsed
 
 
+def accepts(request: Request, media_type: str) -> bool:
+    """Tell whether the client names a media type as one that it takes."""
+    accepted = ",".join(request.headers.getlist("accept")).split(",")
+    return media_type in {one.partition(";")[0].strip().lower() for one in accepted}
+
+
+def unknown_fields(body: Iterable[str], *known: str) -> list[FieldError]:
+    """Say of each field of a body that is not known that it is not."""
+    return [FieldError(name, "Unknown field.") for name in body if name not in known]
+
+
 def ignored_header(names: list[str]) -> dict[str, str]:
     """Return the header that names what of a body was left out; none when nothing was."""
     if not names:
@@ -258,40 +379,70 @@ def ignored_header(names: list[str]) -> dict[str, str]:
     return {IGNORED_HEADER: ", ".join([*shown, *([f"+{uncounted}"] if uncounted else [])])}
 
 
-def json_response(content: object, *, headers: dict[str, str] | None = None) -> Response:
+def date(at: int) -> str:
+    """Return the day of a time (ms since 1970) in UTC, as RFC 3339 writes it."""
+    return datetime.fromtimestamp(at / 1_000, UTC).date().isoformat()
+
+
+def json_response(content: object) -> Response:
     """Return a 200 with a JSON body."""
-    return Response(encode(content), headers=headers, media_type="application/json")
+    return Response(encode(content), media_type="application/json")
 
 
-async def _bounded_body(request: Request, length: bytes) -> bytes:
-    """Return the body. The protocol cuts it short when it takes too long."""
-    if length.isdigit() and (len(length) > len(str(BODY_LIMIT)) or int(length) > BODY_LIMIT):
-        raise _too_large()
-    body = b""
+async def bounded_body(request: Request, headers: Headers) -> bytes:
+    """Return the body. The protocol cuts it short when it takes too long.
+
+    Raises PayloadTooLarge past the limit that the route table gives to the route.
+    """
+    limit = request.scope["knownas.body_limit"]
+    length = headers.get("content-length")
+    if length.isdigit() and (len(length) > len(str(limit)) or int(length) > limit):
+        raise _too_large(limit)
+    pieces = []
+    size = 0
     more = True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ParseError("The body was cut short.")
-        body += message.get("body", b"")
-        if len(body) > BODY_LIMIT:
-            raise _too_large()
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > limit:
+            raise _too_large(limit)
         more = message.get("more_body", False)
-    return body
+    return b"".join(pieces)
 
 
-def _too_large() -> KnownasError:
-    return errors.PayloadTooLarge(f"The body is over {BODY_LIMIT} bytes; send less at once.")
+def _too_large(limit: int) -> KnownasError:
+    return errors.PayloadTooLarge(f"The body is over {limit} bytes; send less at once.")
 
 
 def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:
-    """Tell whether the body surely has no key twice; False says nothing.
+    """Tell whether the body surely has no key twice in an object; False says nothing.
 
-    In a flat object without escapes each text stands between two quotes, so more quotes than
-    the parsed texts explain mean that the parser dropped something.
+    Without escapes each text stands between two quotes, so more quotes than the parsed texts
+    explain mean that the parser dropped something.
     """
-    texts = len(parsed) + sum(isinstance(value, str) for value in parsed.values())
-    return b"\\" not in body and body.count(b'"') == 2 * texts
+    return b"\\" not in body and body.count(b'"') == 2 * _texts(parsed)
+
+
+def _texts(parsed: dict[str, Any]) -> int:
+    """Return how many texts there are in parsed JSON, keys among them."""
+    count, level = 0, [parsed]
+    while level:
+        inside: list[Any] = []
+        for value in level:
+            members: Iterable[Any] = value
+            if isinstance(value, dict):
+                count += len(value)
+                members = value.values()
+            for member in members:
+                if isinstance(member, str):
+                    count += 1
+                elif isinstance(member, dict | list):
+                    inside.append(member)
+        level = inside
+    return count
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

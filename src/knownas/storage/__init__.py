@@ -6,20 +6,25 @@ database never asks its own clock.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from knownas.errors import ServiceUnavailable
+from knownas.editing import Edit, Needs
+from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
+from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
     App,
     AppId,
     Identifiers,
     LogPosition,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
 )
+
+T = TypeVar("T")
 
 
 class StorageError(Exception):
@@ -82,6 +87,36 @@ class Storage(Protocol):
         """Return the whole profile. Raises as `identifiers` does."""
         ...
 
+    async def profiles(
+        self, app: AppId, refs: Sequence[ProfileRef]
+    ) -> list[Profile | KnownasError]:
+        """Return what `profile` returns, or the error that it raises, for each reference in order.
+
+        All are read together: from one snapshot, or by as few statements as one profile takes.
+        """
+        ...
+
+    def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """Return the profiles that have an identifier, or those after a place; point reads only.
+
+        They come kind by kind, within a kind in an order of the storage's own that no change
+        of other profiles alters: who has the identifier all the time is on exactly one page.
+        A page may have fewer than `sought.limit` and yet a next one. An embedded database
+        answers at once where there are few of them.
+        """
+        ...
+
+    def holders_in_turn(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """Do as `holders`; only to be called from within a socket's callback.
+
+        It shares a turn's snapshot with `identifiers_in_turn`, for the same reason.
+        """
+        ...
+
+    async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
+        """Return what `holders` returns for each value in order, all read as by `profiles`."""
+        ...
+
     def change_profile(  # noqa: PLR0913 - whom, how, when, and by whom
         self,
         app: AppId,
@@ -111,11 +146,19 @@ class Storage(Protocol):
         ...
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """Delete a profile with all that belongs to it, and return what it was.
 
-        Its history stays. Raises as `identifiers` does.
+        Its history stays. `check` is called with the profile before that, in the same
+        transaction, and is as `change` of `change_profile`: what it raises is raised here, and
+        nothing is deleted. Raises as `identifiers` does.
         """
         ...
 
@@ -124,7 +167,8 @@ class Storage(Protocol):
     ) -> int:
         """Add many profiles in one transaction and return how many were new.
 
-        A profile whose id or customer the app already has is left out. Each begins with revision
+        A profile whose id or customer the app already has, be it that of a merged profile, is
+        left out. Each begins with revision
         1, or after the last one that its id had here. Raises Unauthorized when the app was
         deleted.
         """
@@ -162,6 +206,22 @@ class Storage(Protocol):
         """
         ...
 
+    async def edit(
+        self,
+        app: AppId,
+        work: Callable[[Edit], T],
+        *,
+        now: int,
+        by: Source = SERVER,
+        needs: Needs | None = None,
+    ) -> T:
+        """Make a change that concerns several profiles, in one transaction; return its result.
+
+        `work` is pure and quick: it may run in another thread, and more than once. What it
+        raises is raised here, and nothing is written. `needs` say what it will ask for.
+        """
+        ...
+
     async def history(
         self, app: AppId, profile_id: ProfileId, *, before: int | None, limit: int
     ) -> list[Change]:
@@ -185,8 +245,11 @@ class Storage(Protocol):
         """Return the cursor after which comes all that is not committed yet, and little else."""
         ...
 
-    async def prune_changes(self, before: int, limit: int) -> int:
-        """Delete at most `limit` of the oldest changes from before a time, and count them."""
+    async def prune(self, *, now: int, before: int, limit: int) -> int:
+        """Delete at most `limit` of the oldest changes from before a time, and count them.
+
+        With them go the answers that have expired.
+        """
         ...
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
@@ -207,6 +270,13 @@ class Storage(Protocol):
 
     async def apps(self) -> list[App]:
         """Return all apps, oldest first."""
+        ...
+
+    async def set_policies(self, app: AppId, policies: Policies) -> None:
+        """Have kinds of identifiers follow these policies. Raises Unauthorized without the app.
+
+        Whoever writes learns of it with the app of its key.
+        """
         ...
 
     async def delete_app(self, app: AppId) -> None:
@@ -244,13 +314,17 @@ class Storage(Protocol):
         """Keep keys under their digests, all or none; their own app is of no account.
 
         A key that the app has already keeps its id and label, and of each end the earlier one:
-        none is ever revived. Raises ValidationError when another app has one of the digests,
-        Unauthorized when the app was deleted.
+        none is ever revived. Its rate becomes the given one. Raises ValidationError when another
+        app has one of the digests, Unauthorized when the app was deleted.
         """
         ...
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """End a key for good. The first end stays. False: the app has no such key."""
+        ...
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """Give a key, live or not, another `ApiKey.rate`. False: the app has no such key."""
         ...
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:

@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 import asyncpg
 import msgspec
 
-from knownas.errors import Unauthorized
 from knownas.history import Source
 from knownas.model import AppId, Profile, ProfileId
+from knownas.storage.postgres_apps import refuse_deleted
 from knownas.storage.postgres_changes import (
     CHANGE_COLUMNS,
     OWN_TX,
@@ -20,8 +20,13 @@ from knownas.storage.postgres_changes import (
 )
 from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import ProfileKey, columns, locked_profiles
-from knownas.storage.postgres_state import Customers, Profiles
+from knownas.storage.postgres_reads import (
+    Customers,
+    ProfileKey,
+    Profiles,
+    columns,
+    locked_profiles,
+)
 from knownas.storage.postgres_writes import (
     CLAIM_CUSTOMERS,
     CUSTOMER_COLUMNS,
@@ -31,7 +36,6 @@ from knownas.storage.postgres_writes import (
     IDENTIFIER_COLUMNS,
     INSERT_IDENTIFIERS,
     INSERT_PROFILES,
-    LOCK_APPS,
     PROFILE_COLUMNS,
     customer_rows,
     identifier_keys,
@@ -58,6 +62,8 @@ _DELETE_APP: Final = (
     "DELETE FROM changes WHERE app_id = $1",
     "DELETE FROM shared_identifiers WHERE app_id = $1",
     "DELETE FROM coverage WHERE app_id = $1",
+    "DELETE FROM aliases WHERE app_id = $1",
+    "DELETE FROM answers WHERE app_id = $1",
 )
 
 
@@ -67,12 +73,6 @@ class Job(NamedTuple):
     app: AppId
     now: int
     by: Source
-
-
-async def refuse_deleted(link: Link, app: AppId) -> None:
-    """Raise Unauthorized when the app is gone; keep it from going in this transaction."""
-    if not await link.fetch(LOCK_APPS, [app]):
-        raise Unauthorized
 
 
 async def add(link: Link, job: Job, profiles: list[Profile]) -> int:

@@ -24,7 +24,7 @@ MAX_WAITING: Final = 10_000
 """Questions of one kind that may wait for a connection; one more is refused."""
 
 MOST_AT_ONCE: Final = 500
-"""Questions to a query, and writes to a transaction."""
+"""Questions to a query, and writes to a transaction, where nothing else is said."""
 
 Asks = Callable[[Link, list[Q]], Awaitable[Sequence[A | BaseException]]]
 """Asks the database several questions; of the answers an exception is one to raise."""
@@ -33,12 +33,20 @@ Asks = Callable[[Link, list[Q]], Awaitable[Sequence[A | BaseException]]]
 class Gathering(Generic[Q, A]):
     """Questions of one kind, each answered through a future of its own."""
 
-    def __init__(self, links: "Links", asks: Asks[Q, A], seconds: float) -> None:
-        """Have questions asked over `links`, each for at most `seconds`."""
+    def __init__(
+        self,
+        links: "Links",
+        asks: Asks[Q, A],
+        seconds: float,
+        *,
+        at_once: int = MOST_AT_ONCE,
+    ) -> None:
+        """Have questions asked over `links`, each for at most `seconds`, so many `at_once`."""
         links.gatherings.append(self)
         self._links = links
         self._asks = asks
         self._seconds = seconds
+        self._at_once = at_once
         self._queue: deque[tuple[float, Q, asyncio.Future[A]]] = deque()
         self._deadline = 0.0
         self._is_new_turn = True
@@ -76,7 +84,7 @@ class Gathering(Generic[Q, A]):
     async def ask_over(self, link: Link) -> None:
         """Take the oldest questions, ask them over a link that is free, and answer them."""
         loop = asyncio.get_running_loop()
-        batch = [self._queue.popleft() for _ in range(min(MOST_AT_ONCE, len(self._queue)))]
+        batch = [self._queue.popleft() for _ in range(min(self._at_once, len(self._queue)))]
         link.deadline = batch[0][0]
         end = loop.call_at(link.deadline, link.cut)
         try:

@@ -13,19 +13,25 @@ from knownas.model import (
     AppId,
     Attributes,
     Identifiers,
+    Policies,
+    Policy,
     Profile,
     ProfileId,
 )
 
+APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies"
+"""What `to_app` takes, of `apps a`."""
+
 KEY_COLUMNS: Final = (
-    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
-    " a.id, a.uuid, a.name, a.created_at"
+    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at, k.rate,"
+    " a.id, a.uuid, a.name, a.created_at, a.policies"
 )
 """What `to_key` takes, of `api_keys k` and `apps a`."""
 
 _decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
 _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
 _decode_difference = msgspec.json.Decoder(Difference).decode
+_decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -91,13 +97,24 @@ def to_change(  # noqa: PLR0913, PLR0917 - the columns of a row
     return Change(cursor, profile_id, revision, at, Source.of(source), _decode_difference(text))
 
 
+def from_policies(policies: Policies) -> str | None:
+    """Return the policies as a JSON object; None where there is none."""
+    return _encode(policies).decode() if policies else None
+
+
+def to_app(row: Iterable[Any]) -> App:
+    """Return the app that stands in a row of `APP_COLUMNS`."""
+    number, uuid, name, created_at, policies = row
+    return App(number, uuid, name, created_at, _decode_policies(policies) if policies else {})
+
+
 def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:
     """Return a row of `api_keys`, in the order of its columns."""
     times = (key.created_at, key.expires_at, key.ended_at)
-    return (digest, key.id, app, key.type, key.label, *times)
+    return (digest, key.id, app, key.type, key.label, *times, key.rate)
 
 
 def to_key(row: Iterable[Any]) -> ApiKey:
     """Return the key that stands in a row of `KEY_COLUMNS`."""
-    key_id, key_type, label, created_at, expires_at, ended_at, *app = row
-    return ApiKey(key_id, App(*app), key_type, label, created_at, expires_at, ended_at)
+    key_id, key_type, label, created_at, expires_at, ended_at, rate, *app = row
+    return ApiKey(key_id, to_app(app), key_type, label, created_at, expires_at, ended_at, rate)

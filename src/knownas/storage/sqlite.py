@@ -9,20 +9,23 @@ every commit: without it a power cut takes acknowledged writes with it.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
 import msgspec
 
-from knownas.errors import Unauthorized, ValidationError
+from knownas.editing import Edit, Needs
+from knownas.errors import KnownasError, ValidationError
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
+from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
     App,
     AppId,
     Identifiers,
     LogPosition,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
@@ -34,8 +37,17 @@ from knownas.storage import (
     sqlite_file,
     sqlite_profiles,
 )
-from knownas.storage.rows import KEY_COLUMNS, from_key, to_key
+from knownas.storage.rows import (
+    APP_COLUMNS,
+    KEY_COLUMNS,
+    from_key,
+    from_policies,
+    to_app,
+    to_key,
+)
+from knownas.storage.sqlite_beside import ReaderBeside
 from knownas.storage.sqlite_checkpoint import Checkpoints
+from knownas.storage.sqlite_edit import SqliteEdit, prune_answers, refuse_deleted
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
 from knownas.storage.sqlite_writer import GroupCommit
@@ -45,12 +57,16 @@ T = TypeVar("T")
 READS_A_TURN: Final = 256
 """How many reads of one turn of the loop share a snapshot, at most."""
 
+HOLDERS_AT_ONCE: Final = 20
+"""How many holders of a value are read in the event loop's own thread, at most: reading them takes
+about as long as to have another thread do it."""
+
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
 
 _INSERT_APP: Final = "INSERT INTO apps (uuid, name, created_at) VALUES (?, ?, ?) RETURNING id"
-_APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY id"
+_APPS: Final = f"SELECT {APP_COLUMNS} FROM apps a ORDER BY a.id"  # noqa: S608 - the columns are a constant
 _APP_BY_NAME: Final = "SELECT 1 FROM apps WHERE name = ?"
-_APP_EXISTS: Final = "SELECT 1 FROM apps WHERE id = ?"
+_SET_POLICIES: Final = "UPDATE apps SET policies = ? WHERE id = ?"
 _DELETE_APP: Final = (
     "DELETE FROM identifiers WHERE app_id = ?",
     "DELETE FROM customers WHERE app_id = ?",
@@ -58,12 +74,14 @@ _DELETE_APP: Final = (
     "DELETE FROM changes WHERE app_id = ?",
     "DELETE FROM coverage WHERE app_id = ?",
     "DELETE FROM shared_identifiers WHERE app_id = ?",
+    "DELETE FROM aliases WHERE app_id = ?",
+    "DELETE FROM answers WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
 _INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
 _KEY_BY_DIGEST: Final = f"""
@@ -78,12 +96,13 @@ SELECT {KEY_COLUMNS}, k.digest FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.app_id = ? ORDER BY k.created_at, k.id
 """  # noqa: S608 - the columns are a constant
 _PUT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (digest) DO UPDATE SET
   expires_at = coalesce(
     min(expires_at, excluded.expires_at), expires_at, excluded.expires_at),
-  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at)
+  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at),
+  rate = excluded.rate
 WHERE app_id = excluded.app_id
 """
 _EXPIRE_KEY: Final = """
@@ -92,6 +111,7 @@ UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id 
 _END_KEY: Final = """
 UPDATE api_keys SET ended_at = coalesce(ended_at, ?) WHERE app_id = ? AND id = ?
 """
+_SET_KEY_RATE: Final = "UPDATE api_keys SET rate = ? WHERE app_id = ? AND id = ?"
 
 Row = tuple[Any, ...]
 
@@ -128,6 +148,7 @@ class SqliteStorage:
             self._remove_folder()
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise StorageError(f"{self._path}: {reason}.") from error
+        self._beside = ReaderBeside(self._connect)
         self._hot = self._reader.cursor()
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
@@ -185,6 +206,44 @@ class SqliteStorage:
             _, found = sqlite_profiles.settle(self._reader, app, ref)
         return found
 
+    async def profiles(
+        self, app: AppId, refs: Sequence[ProfileRef]
+    ) -> list[Profile | KnownasError]:
+        """See `Storage.profiles`."""
+        return await self._beside.read(lambda read: sqlite_profiles.several(read, app, refs))
+
+    def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """See `Storage.holders`; a value that many have is looked for beside the loop."""
+        with translating():
+            return self._few_holders(self._reader, app, sought)
+
+    def holders_in_turn(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """See `Storage.holders_in_turn`."""
+        try:
+            if self._reads_left == 0:
+                self._begin_turn()
+            self._reads_left -= 1
+            return self._few_holders(self._hot, app, sought)
+        except apsw.Error as error:  # as in identifiers_in_turn
+            raise translated(error) from error
+
+    def _few_holders(
+        self, read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought
+    ) -> Holders | Awaitable[Holders]:
+        few = sought
+        if sought.limit > HOLDERS_AT_ONCE:
+            few = sought._replace(limit=HOLDERS_AT_ONCE)
+        found = sqlite_profiles.holders(read, app, few)
+        if found.next is None or few is sought:
+            return found
+        return self._beside.read(lambda aside: sqlite_profiles.holders(aside, app, sought))
+
+    async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
+        """See `Storage.holders_of_each`."""
+        return await self._beside.read(
+            lambda read: [sqlite_profiles.holders(read, app, sought) for sought in wanted]
+        )
+
     def change_profile(  # noqa: PLR0913 - whom, how, when, and by whom
         self,
         app: AppId,
@@ -208,7 +267,7 @@ class SqliteStorage:
                     connection, app, ref, create_as, now
                 )
                 if number is None:
-                    _refuse_deleted(connection, app)
+                    refuse_deleted(connection, app)
             after = change(bound)
             if after != before:
                 if before is not None:
@@ -225,11 +284,17 @@ class SqliteStorage:
         return self._writer.run(work)
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """See `Storage.delete_profile`."""
         return await self._writer.run(
-            lambda write: sqlite_profiles.delete(write, app, ref, now, by), erases=True
+            lambda write: sqlite_profiles.delete(write, app, ref, now, by, check), erases=True
         )
 
     async def add_profiles(
@@ -239,7 +304,7 @@ class SqliteStorage:
         profiles = list(profiles)
 
         def work(connection: apsw.Connection) -> int:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             return sqlite_profiles.add(connection, app, profiles, now, by)
 
         return await self._writer.run(work)
@@ -266,10 +331,23 @@ class SqliteStorage:
         """See `Storage.replace_profiles`."""
 
         def work(connection: apsw.Connection) -> int:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             return sqlite_profiles.replace(connection, app, gone, new, now, by)
 
         return await self._writer.run(work)
+
+    async def edit(
+        self,
+        app: AppId,
+        work: Callable[[Edit], T],
+        *,
+        now: int,
+        by: Source = SERVER,
+        needs: Needs | None = None,
+    ) -> T:
+        """See `Storage.edit`."""
+        del needs  # to ask is cheap here
+        return await self._writer.run(lambda write: work(SqliteEdit(write, app, now, by)))
 
     # --- history, feed and counts ---------------------------------------------------------------
 
@@ -277,35 +355,40 @@ class SqliteStorage:
         self, app: AppId, profile_id: ProfileId, *, before: int | None, limit: int
     ) -> list[Change]:
         """See `Storage.history`."""
-        return await self._read_aside(
+        return await self._beside.read(
             lambda read: sqlite_changes.history(read, app, profile_id, before, limit)
         )
 
     async def changes(self, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
         """See `Storage.changes`."""
-        return await self._read_aside(lambda read: sqlite_changes.changes(read, app, cursor, limit))
+        return await self._beside.read(
+            lambda read: sqlite_changes.changes(read, app, cursor, limit)
+        )
 
     async def end_of_changes(self) -> str:
         """See `Storage.end_of_changes`."""
-        return await self._read_aside(sqlite_changes.end)
+        return await self._beside.read(sqlite_changes.end)
 
-    async def prune_changes(self, before: int, limit: int) -> int:
-        """See `Storage.prune_changes`."""
-        return await self._writer.run(
-            lambda write: sqlite_changes.prune(write, before, limit), erases=True
-        )
+    async def prune(self, *, now: int, before: int, limit: int) -> int:
+        """See `Storage.prune`."""
+
+        def work(connection: apsw.Connection) -> int:
+            prune_answers(connection, now)
+            return sqlite_changes.prune(connection, before, limit)
+
+        return await self._writer.run(work, erases=True)
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
         """See `Storage.coverage`."""
-        return await self._read_aside(lambda read: sqlite_changes.coverage(read, app))
+        return await self._beside.read(lambda read: sqlite_changes.coverage(read, app))
 
     async def shared(self, app: AppId, after: tuple[int, str] | None, limit: int) -> list[Shared]:
         """See `Storage.shared`."""
-        return await self._read_aside(lambda read: sqlite_changes.shared(read, app, after, limit))
+        return await self._beside.read(lambda read: sqlite_changes.shared(read, app, after, limit))
 
     async def count_shared(self, app: AppId) -> dict[int, int]:
         """See `Storage.count_shared`."""
-        return await self._read_aside(lambda read: sqlite_changes.count_shared(read, app))
+        return await self._beside.read(lambda read: sqlite_changes.count_shared(read, app))
 
     # --- apps and keys ------------------------------------------------------------------------
 
@@ -322,7 +405,16 @@ class SqliteStorage:
 
     async def apps(self) -> list[App]:
         """See `Storage.apps`."""
-        return await self._read_aside(lambda read: [App(*row) for row in read.execute(_APPS)])
+        return await self._read_aside(lambda read: [to_app(row) for row in read.execute(_APPS)])
+
+    async def set_policies(self, app: AppId, policies: Policies) -> None:
+        """See `Storage.set_policies`."""
+
+        def work(connection: apsw.Connection) -> None:
+            refuse_deleted(connection, app)
+            connection.execute(_SET_POLICIES, (from_policies(policies), app))
+
+        await self._writer.run(work)
 
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""
@@ -345,7 +437,7 @@ class SqliteStorage:
         """See `Storage.add_key`."""
 
         def work(connection: apsw.Connection) -> None:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             if connection.execute(_KEY_EXISTS, (digest,)).get:
                 raise ValidationError("This key is in use here already.", source="key")
             connection.execute(_INSERT_KEY, from_key(app, key, digest))
@@ -372,7 +464,7 @@ class SqliteStorage:
         """See `Storage.put_keys`."""
 
         def work(connection: apsw.Connection) -> None:
-            _refuse_deleted(connection, app)
+            refuse_deleted(connection, app)
             for key, digest in keys:
                 if not _changes(connection, _PUT_KEY, from_key(app, key, digest)):
                     raise ValidationError("Another app has this key already.", source="key")
@@ -383,6 +475,12 @@ class SqliteStorage:
         """See `Storage.end_key`."""
         return await self._writer.run(
             lambda write: _changes(write, _END_KEY, (at, app, key_id)), erases=True
+        )
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """See `Storage.set_key_rate`."""
+        return await self._writer.run(
+            lambda write: _changes(write, _SET_KEY_RATE, (rate, app, key_id))
         )
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
@@ -408,6 +506,7 @@ class SqliteStorage:
             self._closed = True
             self._writer.hand_over()
             await asyncio.to_thread(self._writer.close)
+            await asyncio.to_thread(self._beside.close)
             self._end_turn()
             self._reader.close()
             self._remove_folder()
@@ -446,12 +545,6 @@ class SqliteStorage:
     def _remove_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _refuse_deleted(connection: apsw.Connection, app: AppId) -> None:
-    """Raise Unauthorized when the app is gone, and with it the key of whoever still writes."""
-    if connection.execute(_APP_EXISTS, (app,)).get is None:
-        raise Unauthorized
 
 
 def _changes(connection: apsw.Connection, statement: str, values: Row) -> bool:

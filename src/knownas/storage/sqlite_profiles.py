@@ -2,15 +2,17 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 import apsw
 import msgspec
 
-from knownas.errors import ProfileNotFound
+from knownas.editing import alias_names
+from knownas.errors import KnownasError, ProfileNotFound
 from knownas.history import Source
+from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.model import (
     KINDS,
     NO_IDENTIFIERS,
@@ -20,7 +22,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import rows
+from knownas.storage import rows, sqlite_aliases
 from knownas.storage.rows import to_identifiers
 from knownas.storage.sqlite_changes import Entry, next_revision, note
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
@@ -50,6 +52,31 @@ _NEXT_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
 ORDER BY p.profile_id LIMIT ?2
 """  # noqa: S608 - the columns are a constant
+# A statement for each profile of a batch would take several times as long.
+_PROFILES_BY_CUSTOMER: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM json_each(?2) k
+CROSS JOIN customers c ON c.app_id = ?1 AND c.customer_user_id = k.value
+CROSS JOIN profiles p ON p.number = c.profile
+"""  # noqa: S608 - the columns are a constant
+_PROFILES_BY_ID: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM json_each(?2) k
+CROSS JOIN profiles p ON p.app_id = ?1 AND p.profile_id = unhex(k.value, '-')
+"""  # noqa: S608 - the columns are a constant
+_HOLDERS_OF_KIND: Final = f"""
+SELECT i.kind, {_PROFILE_COLUMNS}
+FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind = ? AND i.value = ? AND i.profile > ?
+ORDER BY i.profile LIMIT ?
+"""  # noqa: S608 - the columns are a constant
+# The kinds are gone through in their order, so nothing is sorted, and the limit ends it.
+_HOLDERS: Final = f"""
+SELECT i.kind, {_PROFILE_COLUMNS}
+FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
+WHERE i.app_id = ? AND i.kind IN (SELECT value FROM json_each(?)) AND i.value = ?
+  AND i.profile > 0
+ORDER BY i.kind, i.profile LIMIT ?
+"""  # noqa: S608 - the columns are a constant
+_LAST_NUMBER: Final = 2**63 - 1
 _INSERT_PROFILE: Final = """
 INSERT INTO profiles
   (app_id, profile_id, customer_user_id, identifiers, attributes, created_at, updated_at, revision)
@@ -110,15 +137,22 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
         return settle(read, app, ref)[1].identifiers
     found = cursor.get
     if found is None:
-        raise ProfileNotFound
+        return settle(read, app, ref)[1].identifiers  # it may have been merged
     return to_identifiers(found)
 
 
-def delete(
-    connection: apsw.Connection, app: AppId, ref: ProfileRef, now: int, by: Source
+def delete(  # noqa: PLR0913, PLR0917 - whom, when, by whom, and if
+    connection: apsw.Connection,
+    app: AppId,
+    ref: ProfileRef,
+    now: int,
+    by: Source,
+    check: Callable[[Profile], None] | None = None,
 ) -> Profile:
-    """Delete a profile's rows and return what it was."""
+    """Delete a profile's rows, unless `check` raises something, and return what it was."""
     number, profile = settle(connection, app, ref)
+    if check is not None:
+        check(profile)
     _remove(connection, app, number, profile)
     note(connection, app, [Entry(profile, None, max(now, profile.updated_at))], by)
     return profile
@@ -142,6 +176,63 @@ def after(
     return [_to_profile(row)[1] for row in rows]
 
 
+def several(
+    read: apsw.Connection | apsw.Cursor, app: AppId, refs: Sequence[ProfileRef]
+) -> list[Profile | KnownasError]:
+    """Return the profile that each reference names, or why there is none."""
+    customers = {ref.customer_user_id for ref in refs} - {None}
+    ids = {ref.profile_id for ref in refs} - {None}
+    by_customer: dict[str | None, Profile] = {
+        profile.customer_user_id: profile
+        for profile in _all(read, _PROFILES_BY_CUSTOMER, app, customers)
+    }
+    by_id: dict[str | None, Profile] = {
+        profile.profile_id: profile for profile in _all(read, _PROFILES_BY_ID, app, ids)
+    }
+    found: list[Profile | KnownasError] = []
+    for ref in refs:
+        halves = by_customer.get(ref.customer_user_id), by_id.get(ref.profile_id)
+        try:
+            with contextlib.suppress(ProfileNotFound):
+                found.append(ref.settle(*halves))
+                continue
+            found.append(settle(read, app, ref)[1])  # it may have been merged
+        except KnownasError as error:
+            found.append(error)
+    return found
+
+
+def _all(
+    read: apsw.Connection | apsw.Cursor, statement: str, app: AppId, names: set[Any]
+) -> Iterator[Profile]:
+    """Yield the profiles that a statement finds by a JSON list of names."""
+    if names:
+        for row in read.execute(statement, (app, msgspec.json.encode(names).decode())):
+            yield _to_profile(row)[1]
+
+
+def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
+    """Return who has a value, in the order of the kinds and within each of the rows' numbers."""
+    most = sought.limit + 1
+    after = sought.after
+    if after is None and len(sought.kinds) == 1:
+        after = Place(sought.kinds[0], 0)
+    rows: list[Row] = []
+    if after is not None and after.kind in sought.kinds:
+        at = min(after.at, _LAST_NUMBER)
+        rows += read.execute(_HOLDERS_OF_KIND, (app, after.kind, sought.value, at, most))
+    others = [kind for kind in sought.kinds if after is None or kind > after.kind]
+    if others and len(rows) < most:
+        rows += read.execute(_HOLDERS, (app, str(others), sought.value, most - len(rows)))
+    found = []
+    last = None
+    for kind, *row in rows[: sought.limit]:
+        number, profile = _to_profile(row)
+        found.append(Holder(kind, profile))
+        last = Place(kind, number)
+    return Holders(found, last if len(rows) == most else None)
+
+
 def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     connection: apsw.Connection,
     app: AppId,
@@ -163,15 +254,42 @@ def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
 def look_up(
     connection: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
 ) -> tuple[tuple[int, Profile] | None, tuple[int, Profile] | None]:
-    """Return what the customer and what the profile id of `ref` find."""
+    """Return what the customer and what the profile id of `ref` find, merged ones included."""
     by_customer = by_id = None
-    if ref.customer_user_id is not None:
-        by_customer = connection.execute(
-            _PROFILE_BY_CUSTOMER, (app, ref.customer_user_id)
-        ).fetchone()
-    if ref.profile_id is not None:
-        by_id = connection.execute(_PROFILE_BY_ID, (app, to_blob(ref.profile_id))).fetchone()
-    return by_customer and _to_profile(by_customer), by_id and _to_profile(by_id)
+    of_customer, of_id = alias_names(ref)
+    if of_customer is not None:
+        key = (app, ref.customer_user_id)
+        row = connection.execute(_PROFILE_BY_CUSTOMER, key).fetchone()
+        by_customer = _to_profile(row) if row else _follow(connection, app, of_customer)
+    if ref.profile_id is not None and of_id is not None:
+        by_id = _by_id(connection, app, ref.profile_id) or _follow(connection, app, of_id)
+    return by_customer, by_id
+
+
+def _by_id(
+    connection: apsw.Connection | apsw.Cursor, app: AppId, profile_id: ProfileId
+) -> tuple[int, Profile] | None:
+    row = connection.execute(_PROFILE_BY_ID, (app, to_blob(profile_id))).fetchone()
+    return _to_profile(row) if row else None
+
+
+def _follow(
+    connection: apsw.Connection | apsw.Cursor, app: AppId, name: str
+) -> tuple[int, Profile] | None:
+    """Return the profile into which the one of this name was merged, however many times."""
+    while alias := sqlite_aliases.find(connection, app, name):
+        if found := _by_id(connection, app, alias.profile_id):
+            return found
+        name = f"p:{alias.profile_id}"
+    return None
+
+
+def number_of(connection: apsw.Connection, app: AppId, profile_id: ProfileId) -> int:
+    """Return the number of a profile's row. Raises ProfileNotFound."""
+    found = _by_id(connection, app, profile_id)
+    if found is None:
+        raise ProfileNotFound
+    return found[0]
 
 
 def settle(
@@ -215,6 +333,8 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
             connection.execute(_DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
+    if before is None or customer_before != after.customer_user_id:
+        sqlite_aliases.end(connection, app, _names(after))
     shared = _index(
         connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
     )
@@ -264,8 +384,11 @@ def _add(
 ) -> list[tuple[int, Profile]]:
     """Insert profiles and their customers, and return those that are new with their numbers."""
     added = []
+    has_merged = sqlite_aliases.any_of(connection, app)
     for profile in profiles:
         profile_id = profile.profile_id
+        if has_merged and _was_merged(connection, app, profile):
+            continue
         revision = (
             old[profile_id].revision + 1
             if profile_id in old
@@ -278,8 +401,19 @@ def _add(
         number = connection.last_insert_rowid()
         if profile.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, profile.customer_user_id, number))
+        if has_merged:
+            sqlite_aliases.end(connection, app, _names(profile))
         added.append((number, new))
     return added
+
+
+def _was_merged(connection: apsw.Connection, app: AppId, profile: Profile) -> bool:
+    """Tell whether the id or the customer of a profile leads to another one."""
+    return any(name is not None and _follow(connection, app, name) for name in _names(profile))
+
+
+def _names(profile: Profile) -> tuple[str | None, str | None]:
+    return alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
 
 
 def _index_all(
@@ -339,6 +473,6 @@ def _to_row(app: AppId, profile: Profile) -> Row:
     return (app, to_blob(profile.profile_id), *rows.from_profile(profile))
 
 
-def _to_profile(row: Row) -> tuple[int, Profile]:
+def _to_profile(row: Sequence[Any]) -> tuple[int, Profile]:
     number, blob, *others = row
     return number, rows.to_profile(to_profile_id(blob), others)

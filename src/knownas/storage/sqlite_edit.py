@@ -1,0 +1,108 @@
+"""An edit on SQLite: each step is a statement on the writer's connection, in its transaction."""
+
+from collections.abc import Collection
+from typing import Final
+
+import apsw
+import msgspec
+
+from knownas.editing import MAX_HOLDERS, Alias, Answer
+from knownas.errors import Unauthorized
+from knownas.history import Change, Source
+from knownas.lookups import Sought
+from knownas.model import AppId, Profile, ProfileId, ProfileRef
+from knownas.storage import sqlite_aliases, sqlite_changes, sqlite_profiles
+
+_APP_EXISTS: Final = "SELECT 1 FROM apps WHERE id = ?"
+_ANSWER: Final = """
+SELECT fingerprint, answer, expires_at FROM answers WHERE app_id = ? AND key = ?
+"""
+_KEEP_ANSWER: Final = """
+INSERT INTO answers (app_id, key, fingerprint, answer, expires_at) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (app_id, key) DO UPDATE SET
+  fingerprint = excluded.fingerprint, answer = excluded.answer, expires_at = excluded.expires_at
+"""
+_PRUNE_ANSWERS: Final = "DELETE FROM answers WHERE expires_at <= ?"
+
+
+class SqliteEdit:
+    """`knownas.editing.Edit` on a connection."""
+
+    def __init__(self, connection: apsw.Connection, app: AppId, now: int, by: Source) -> None:
+        """Write into the transaction that the connection is in, at `now`, as `by`."""
+        self._connection = connection
+        self._app = app
+        self._now = now
+        self._by = by
+
+    def find(self, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
+        """See `Edit.find`."""
+        by_customer, by_id = sqlite_profiles.look_up(self._connection, self._app, ref)
+        return by_customer and by_customer[1], by_id and by_id[1]
+
+    def put(
+        self, before: Profile | None, after: Profile, *, exclusive: Collection[int] = ()
+    ) -> Profile:
+        """See `Edit.put`; writers take turns, so there is nothing to claim."""
+        del exclusive
+        if after == before:
+            return after
+        if before is None:
+            refuse_deleted(self._connection, self._app)
+            number = None
+            revision = sqlite_changes.next_revision(self._connection, self._app, after.profile_id)
+        else:
+            number = sqlite_profiles.number_of(self._connection, self._app, before.profile_id)
+            revision = before.revision + 1
+        kept = msgspec.structs.replace(
+            after,
+            updated_at=max(self._now, before.updated_at if before else after.created_at),
+            revision=revision,
+        )
+        sqlite_profiles.store(self._connection, self._app, number, before, kept, self._by)
+        return kept
+
+    def remove(self, profile: Profile) -> int:
+        """See `Edit.remove`."""
+        ref = ProfileRef(profile_id=profile.profile_id)
+        sqlite_profiles.delete(self._connection, self._app, ref, self._now, self._by)
+        return profile.revision + 1
+
+    def holders(self, kind: int, value: str) -> list[Profile]:
+        """See `Edit.holders`."""
+        sought = Sought((kind,), value, MAX_HOLDERS)
+        found = sqlite_profiles.holders(self._connection, self._app, sought)
+        return [one.profile for one in found.found]
+
+    def change(self, profile_id: ProfileId, revision: int) -> Change | None:
+        """See `Edit.change`."""
+        found = sqlite_changes.history(self._connection, self._app, profile_id, revision + 1, 1)
+        return found[0] if found and found[0].revision == revision else None
+
+    def alias(self, name: str) -> Alias | None:
+        """See `Edit.alias`."""
+        return sqlite_aliases.find(self._connection, self._app, name)
+
+    def lead(self, name: str, alias: Alias | None) -> None:
+        """See `Edit.lead`."""
+        sqlite_aliases.put(self._connection, self._app, name, alias)
+
+    def answer(self, key: str) -> Answer | None:
+        """See `Edit.answer`."""
+        found = self._connection.execute(_ANSWER, (self._app, key)).fetchone()
+        return None if found is None else Answer(*found)
+
+    def keep_answer(self, key: str, answer: Answer) -> None:
+        """See `Edit.keep_answer`."""
+        self._connection.execute(_KEEP_ANSWER, (self._app, key, *answer))
+
+
+def prune_answers(connection: apsw.Connection, now: int) -> None:
+    """Delete the answers that nobody gets any more."""
+    connection.execute(_PRUNE_ANSWERS, (now,))
+
+
+def refuse_deleted(connection: apsw.Connection, app: AppId) -> None:
+    """Raise Unauthorized when the app is gone, and with it the key of whoever still writes."""
+    if connection.execute(_APP_EXISTS, (app,)).get is None:
+        raise Unauthorized

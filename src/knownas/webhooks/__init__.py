@@ -1,0 +1,1 @@
+"""What this server tells others by HTTP: how it is signed, when it is sent again, and where to."""
