@@ -66,10 +66,6 @@ class State:
         except Exception as error:  # noqa: BLE001 - whatever a change raises is told to its caller
             return error
 
-    def made(self) -> set[ProfileKey]:
-        """Return whose profiles have been made, whatever became of them."""
-        return {(one.app, one.profile_id) for one in self.entries if one.before is None}
-
     def _delete(self, write: Write) -> Profile:
         profile = write.ref.settle(*self.look_up(write.app, write.ref))
         if write.check is not None:
