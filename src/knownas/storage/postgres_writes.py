@@ -166,7 +166,8 @@ async def store(link: Link, held: Held, state: State, claims: Customers) -> None
     In each table what goes does so first: what a profile loses another one may get. Raises Outrun
     where another transaction has taken what this one was to take.
     """
-    if state.made() & held.going_on:
+    made = {(one.app, one.profile_id) for one in state.entries if one.before is None}
+    if made & held.going_on:
         raise Outrun  # others have made it since the profiles were locked
     tally = Tally()
     noted = await tally.rows(link, state.entries, held.changed_in)
