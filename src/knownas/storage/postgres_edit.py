@@ -79,8 +79,7 @@ async def _try_to_edit(link: Link, group: list[Job], wanted: Wanted, held: Held)
 
 def _made_anew(state: State, held: Held) -> set[ProfileKey]:
     """Return the ids of new profiles that may have had one before."""
-    made = {(entry.app, entry.profile_id) for entry in state.entries if entry.before is None}
-    return made - held.profiles.keys() - held.asked_revisions
+    return state.made() - held.profiles.keys() - held.asked_revisions
 
 
 def _outcome(job: Job, state: State, held: Held, more: Wanted) -> Any:  # noqa: ANN401 - whatever its work returns

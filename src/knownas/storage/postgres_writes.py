@@ -154,7 +154,7 @@ async def _try_to_write(
 
 async def refuse_growth(link: Link, held: Held, state: State) -> bool:
     """Tell whether an app is gone that is to get a profile; keep the others from going."""
-    growing = {one.app for one in state.entries if one.before is None}
+    growing = {app for app, _ in state.made()}
     living = {row[0] for row in await link.fetch(LOCK_APPS, sorted(growing))} if growing else set()
     held.deleted_apps |= growing - living
     return growing != living
