@@ -499,11 +499,11 @@ async def test_no_write_is_lost_in_a_merge(storage: Storage, open_storage: Open,
         await asyncio.sleep(0.004)
         await merge(openings[1], app.id, by_id(1), by_id(2))
 
-    await asyncio.gather(merge_later(), *map(write, range(48)))
+    await asyncio.gather(merge_later(), *map(write, range(24)))
     assert await storage.count_profiles(app.id) == 1
     found = await storage.profile(app.id, ProfileRef("b", IDS[2]))
     assert found.profile_id == IDS[1]
-    assert dict(found.attributes) == {"plan": "gold"} | {f"a{it}": it for it in range(48)}
+    assert dict(found.attributes) == {"plan": "gold"} | {f"a{it}": it for it in range(24)}
     assert await storage.check() == []
 
 
