@@ -3,12 +3,14 @@
     KnownasError
     ├── Unauthorized            unauthorized
     ├── NotFound                not_found
-    │   └── ProfileNotFound     profile_not_found
+    │   ├── ProfileNotFound     profile_not_found
+    │   └── ErasureNotFound     erasure_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
     ├── Conflict                (what another profile or request stands in the way of)
     │   ├── IdentifierTaken     identifier_taken
+    │   ├── IdentifierShared    identifier_shared
     │   ├── BatchFailed         batch_failed
     │   └── IdempotencyConflict idempotency_conflict
     ├── MethodNotAllowed        method_not_allowed
@@ -93,6 +95,13 @@ class ProfileNotFound(NotFound):
     message = "Profile not found"
 
 
+class ErasureNotFound(NotFound):
+    """No person of this app was erased under that id."""
+
+    code = "erasure_not_found"
+    message = "There is no erasure of this id; GET /api/v1/erasures/ lists those that there are."
+
+
 class Gone(KnownasError):
     """What is asked for was there, and is not kept any more."""
 
@@ -125,6 +134,16 @@ class IdentifierTaken(Conflict):
     message = (
         "Another profile has this identifier, and the app's policy for its kind is `reject`: "
         "clear it there first, or merge the two."
+    )
+
+
+class IdentifierShared(Conflict):
+    """Several profiles have the identifier by which one person is to be found."""
+
+    code = "identifier_shared"
+    message = (
+        "Several profiles have this identifier, and nothing was erased: GET /api/v1/profiles/ "
+        "lists them; name one of them by its profile_id."
     )
 
 

@@ -112,16 +112,18 @@ def set_identifiers(edit: Edit, setting: Setting, policies: Policies, now: int) 
     return edit.put(before, after, exclusive=exclusive_kinds(policies))
 
 
-def change_one(
+def change_one(  # noqa: PLR0913 - as `Storage.change_profile`
     edit: Edit,
     ref: ProfileRef,
     change: Callable[[Profile], Profile],
     create_as: ProfileId | None,
     now: int,
+    *,
+    anew: bool = False,
 ) -> Profile:
     """Replace one profile, as `Storage.change_profile` does."""
     found, bound = _bound(edit, ref, create_as, now)
-    return edit.put(found, change(bound))
+    return edit.put(found, change(bound), anew=anew)
 
 
 def _bound(
@@ -199,7 +201,8 @@ def bind_customer(
         name, _ = alias_names(ProfileRef(customer))
         if name is not None and edit.alias(name) is not None:
             edit.lead(name, None)
-    return edit.put(profile, msgspec.structs.replace(profile, customer_user_id=customer))
+    after = msgspec.structs.replace(profile, customer_user_id=customer)
+    return edit.put(profile, after, anew=True)
 
 
 def once(

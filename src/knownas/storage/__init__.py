@@ -23,6 +23,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
+from knownas.storage.erasures import Erasures
 
 T = TypeVar("T")
 
@@ -56,6 +57,11 @@ class Storage(Protocol):
 
     log_position: LogPosition | None
     """How far the log was after the last write here; None where no standby needs it."""
+
+    @property
+    def erasures(self) -> Erasures:
+        """Its part about persons, who can be erased."""
+        ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
         """Return a profile's identifiers: the hot read.
@@ -118,6 +124,7 @@ class Storage(Protocol):
         *,
         now: int,
         create_as: ProfileId | None = None,
+        anew: bool = False,
         by: Source = SERVER,
     ) -> Awaitable[Profile]:
         """Replace a profile by `change(profile)` in one transaction and return what is kept.
@@ -135,6 +142,9 @@ class Storage(Protocol):
         and an anonymous one is bound to the customer of `ref`; raises ProfileConflict as
         `ProfileRef.settle_or_new` does, and Unauthorized when the app was deleted. Of
         simultaneous creates for one customer, one creates and the others change what it created.
+
+        An id and a customer that were erased are not found, and not created: ProfileNotFound. With
+        `anew` they are someone else's from then on.
         """
         ...
 
@@ -153,7 +163,7 @@ class Storage(Protocol):
         """Add many profiles in one transaction and return how many were new.
 
         A profile whose id or customer the app already has, be it that of a merged profile, is
-        left out. Each begins with revision
+        left out, and so is one of which either was erased. Each begins with revision
         1, or after the last one that its id had here. Raises Unauthorized when the app was
         deleted.
         """
@@ -186,8 +196,8 @@ class Storage(Protocol):
 
         It is one transaction, for as many as fit in memory. An id that is both gone and new is
         one change in the history. A profile that is not there needs
-        no deleting; one whose id or customer another one still has is left out. Raises
-        Unauthorized when the app was deleted.
+        no deleting; one whose id or customer another one still has, or that was erased, is
+        left out. Raises Unauthorized when the app was deleted.
         """
         ...
 

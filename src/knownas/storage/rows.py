@@ -5,6 +5,8 @@ from typing import Any, Final
 
 import msgspec
 
+from knownas.editing import TakenBack
+from knownas.erasing import customer_name, profile_name
 from knownas.history import Change, Difference, Source
 from knownas.model import (
     NO_IDENTIFIERS,
@@ -30,7 +32,7 @@ KEY_COLUMNS: Final = (
 
 _decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
 _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
-_decode_difference = msgspec.json.Decoder(Difference).decode
+to_difference = msgspec.json.Decoder(Difference).decode
 _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -90,11 +92,21 @@ def from_difference(difference: Difference) -> str:
     return _encode(difference).decode()
 
 
+def about(before: Profile | None, after: Profile | None, undoes: TakenBack | None) -> str | None:
+    """Return the name of whom else an entry of the history tells, if of anybody."""
+    if undoes is not None:
+        return profile_name(undoes.source)
+    lost = before.customer_user_id if before else None
+    if lost is None or (after is not None and after.customer_user_id == lost):
+        return None
+    return customer_name(lost)
+
+
 def to_change(  # noqa: PLR0913, PLR0917 - the columns of a row
     cursor: str, profile_id: ProfileId, revision: int, at: int, source: str, text: str
 ) -> Change:
     """Return the change that stands in a row of `changes`."""
-    return Change(cursor, profile_id, revision, at, Source.of(source), _decode_difference(text))
+    return Change(cursor, profile_id, revision, at, Source.of(source), to_difference(text))
 
 
 def from_policies(policies: Policies) -> str | None:

@@ -9,12 +9,14 @@ from typing import Final, NamedTuple
 
 import apsw
 
+from knownas.editing import TakenBack
 from knownas.errors import CursorExpired
 from knownas.history import (
     DAY_MS,
     Change,
     ChangesPage,
     CoverageDay,
+    Difference,
     Shared,
     Source,
     coverage_of,
@@ -25,8 +27,8 @@ from knownas.storage import rows
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
 
 _INSERT: Final = """
-INSERT INTO changes (app_id, profile_id, revision, at, source, difference)
-VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO changes (app_id, profile_id, revision, at, source, difference, about)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 _LAST_REVISION: Final = "SELECT max(revision) FROM changes WHERE app_id = ? AND profile_id = ?"
 _COUNT: Final = """
@@ -69,6 +71,7 @@ class Entry(NamedTuple):
     after: Profile | None
     at: int
     shared: tuple[int, ...] = ()
+    undoes: TakenBack | None = None
 
 
 def next_revision(connection: apsw.Connection, app: AppId, profile_id: ProfileId) -> int:
@@ -81,15 +84,38 @@ def note(connection: apsw.Connection, app: AppId, entries: Iterable[Entry], by: 
     """Write what changed into the history, and count it."""
     source = by.text()
     counted: Counter[tuple[int, int]] = Counter()
-    for before, after, at, shared in entries:
+    for before, after, at, shared, undoes in entries:
         known = after or before
         if known is None:
             continue
         revision = after.revision if after else known.revision + 1
-        text = rows.from_difference(difference(before, after, shared))
-        connection.execute(_INSERT, (app, to_blob(known.profile_id), revision, at, source, text))
+        takes_back = undoes.revision if undoes else 0
+        text = rows.from_difference(difference(before, after, shared, takes_back))
+        about = rows.about(before, after, undoes)
+        connection.execute(
+            _INSERT, (app, to_blob(known.profile_id), revision, at, source, text, about)
+        )
         for kind, change in coverage_of(before, after):
             counted[at // DAY_MS, kind] += change
+    _count(connection, app, counted)
+
+
+def note_erasure(
+    connection: apsw.Connection, app: AppId, erasure_id: ProfileId, at: int, by: Source
+) -> None:
+    """Tell followers that a person was erased, and not who."""
+    revision = next_revision(connection, app, erasure_id)
+    text = rows.from_difference(Difference(erased=True))
+    connection.execute(_INSERT, (app, to_blob(erasure_id), revision, at, by.text(), text, None))
+
+
+def uncount(connection: apsw.Connection, app: AppId, gone: Profile, at: int) -> None:
+    """Count a profile as one less, of which no entry tells."""
+    counted = Counter({(at // DAY_MS, kind): change for kind, change in coverage_of(gone, None)})
+    _count(connection, app, counted)
+
+
+def _count(connection: apsw.Connection, app: AppId, counted: Counter[tuple[int, int]]) -> None:
     for (day, kind), change in counted.items():
         if change:
             connection.execute(_COUNT, (app, day, kind, change))
