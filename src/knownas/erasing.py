@@ -20,6 +20,11 @@ from knownas.vault import Vault, VaultError
 SUBJECT_BYTES: Final = 16
 """Of an HMAC-SHA256: two names of which there are 2**40 have one in common once in 2**48 apps."""
 
+LOCKED: Final = (
+    "Persons were erased here, and the server cannot open the key to know them again: its operator "
+    "puts the master key of that time back into KNOWNAS_MASTER_KEY_FILE."
+)
+
 _KEY_BYTES: Final = 32
 
 
@@ -145,8 +150,8 @@ class Subjects:
         if key is None:
             try:
                 key = self._vault.unseal(sealed, context=_context(app_uuid))
-            except VaultError as error:
-                raise FeatureNotConfigured(f"The app has erased persons. {error}") from None
+            except (VaultError, FeatureNotConfigured):
+                raise FeatureNotConfigured(LOCKED) from None
             self._open[sealed] = key
         return key
 

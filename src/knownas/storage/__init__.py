@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from knownas.editing import Edit, Needs
+from knownas.erasures import Erasures
 from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
@@ -23,7 +24,6 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage.erasures import Erasures
 
 T = TypeVar("T")
 

@@ -75,7 +75,7 @@ class Aside(Protocol):
 
 
 class SqliteErasures:
-    """`knownas.storage.erasures.Erasures` on one file."""
+    """`knownas.erasures.Erasures` on one file."""
 
     waits: Sequence[Wait] = (
         Wait("the freed pages of the database file, and its log", "server"),

@@ -26,7 +26,8 @@ _PUT: Final = """
 INSERT INTO tombstones (app_id, subject, erasure_id, erased_at, revived_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (app_id, subject) DO UPDATE SET
   erasure_id = excluded.erasure_id, erased_at = excluded.erased_at,
-  revived_at = excluded.revived_at
+  revived_at = CASE WHEN erased_at < excluded.erased_at THEN excluded.revived_at
+    ELSE coalesce(revived_at, excluded.revived_at) END
 WHERE erased_at <= excluded.erased_at
 """
 
