@@ -24,6 +24,7 @@ from knownas.http.app import HOT_ROUTE, create_app
 from knownas.http.cycle import Cycle, LateAnswer
 from knownas.http.fast_lane import Asked, FastLane, Headers, Memory
 from knownas.http.protocol import Protocol
+from knownas.http.rates import KeyRates
 from knownas.http.server import _Config
 from knownas.model import Identifiers, Profile, ProfileId, ProfileRef
 from knownas.registry import Registry
@@ -51,6 +52,7 @@ HOT: Final = HOT_ROUTE.path.encode()
 PROFILE: Final = b"/api/v2/server-side-api/profile/"
 SECRET: Final = b"Api-Key adopted-secret"
 PUBLIC: Final = b"Api-Key adopted-public"
+LIMITED: Final = b"Api-Key adopted-limited"
 REVOKED: Final = b"Api-Key adopted-revoked"
 OTHER_APP: Final = b"Api-Key adopted-other"
 
@@ -171,6 +173,7 @@ class Way:
         app = create_app(
             registry, settings, new_request_id=lambda: self._random.randbytes(16).hex().encode()
         )
+        app.state.rates = KeyRates(monotonic=lambda: 0.0)
         self._config = _Config(app, http=Protocol, ws="none", log_config=None, access_log=False)
         self._config.load()
         if not lane:
@@ -277,6 +280,7 @@ async def filled_registry(storage: Storage) -> AsyncIterator[Registry]:
         app = await registry.create_app("default")
         await registry.adopt_key(app, "adopted-secret", "secret")
         await registry.adopt_key(app, "adopted-public", "public")
+        await registry.adopt_key(app, "adopted-limited", "secret", rate="20/day")
         revoked = await registry.adopt_key(app, "adopted-revoked", "secret")
         await registry.revoke_key(app.id, revoked.id)
         other = await registry.create_app("other")
@@ -522,6 +526,7 @@ class Client:
                 SECRET + b" ",
                 OTHER_APP,
                 PUBLIC,
+                LIMITED,
                 REVOKED,
                 b"Api-Key unknown",
                 b"Api-Key secret_live_ka_" + b"0" * 36,
@@ -594,6 +599,8 @@ class Client:
                 (b"Authorization", b"Api-Key other"),
                 (b"adapty-sdk-profile-id", PROFILE_IDS[0].encode()),
                 (b"adapty-sdk-profile-id", PROFILE_IDS[1].encode()),
+                (b"If-None-Match", dice.choice([b"*", b'"-"', b"", b"x"])),
+                (b"If-Match", dice.choice([b"*", b'"-"', b" ", b"x"])),
                 (b"X-Forwarded-For", b"198.51.100.7"),
                 (b"Accept", b"*/*"),
                 (b"Accept-Encoding", b"gzip"),

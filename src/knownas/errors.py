@@ -19,6 +19,7 @@
     │   ├── ParseError          parse_error
     │   └── ProfileConflict     profile_conflict
     ├── RequestTimeout          request_timeout
+    ├── PreconditionFailed      precondition_failed
     ├── PayloadTooLarge         payload_too_large
     ├── UnsupportedMediaType    unsupported_media_type
     ├── HeadersTooLarge         headers_too_large
@@ -112,7 +113,7 @@ class CursorExpired(Gone):
     code = "cursor_expired"
     message = (
         "The history after this cursor is not kept any more. Read the profiles anew, then follow "
-        "from a new cursor: without `after` the feed begins with the oldest change that it has."
+        "from a new cursor: without one the feed begins with the oldest change that it has."
     )
 
 
@@ -132,8 +133,8 @@ class IdentifierTaken(Conflict):
 
     code = "identifier_taken"
     message = (
-        "Another profile has this identifier, and the app's policy for its kind is `reject`: "
-        "clear it there first, or merge the two."
+        "Another profile has this identifier, and the app's policy for its kind is to reject "
+        "it: clear it there first, or merge the two."
     )
 
 
@@ -203,6 +204,15 @@ class RequestTimeout(KnownasError):
 
     code = "request_timeout"
     message = "The request took too long to arrive; send it again."
+
+
+class PreconditionFailed(KnownasError):
+    """What is to be changed is not what the client believes it to be."""
+
+    code = "precondition_failed"
+    message = (
+        "The profile is not as If-Match says, or not there; read it again and repeat the change."
+    )
 
 
 class PayloadTooLarge(KnownasError):

@@ -25,6 +25,7 @@ from knownas.model import (
     Profile,
     ProfileId,
     ProfileRef,
+    clear_identifiers,
     merge_identifiers,
 )
 
@@ -57,15 +58,14 @@ class Setting(NamedTuple):
     values: Mapping[str, str] = {}
     """By kind name."""
     cleared: Sequence[str] = ()
+    """Names of kinds; they are cleared first, so that all can be replaced by what is set."""
     create_as: ProfileId | None = None
     """The id of the profile that is made where there is none; None makes none."""
 
     def applied(self, identifiers: Identifiers) -> Identifiers:
-        """Return identifiers with this set and cleared."""
-        kept = list(merge_identifiers(identifiers, self.values))
-        for name in self.cleared:
-            kept[KIND_NUMBER[name]] = None
-        return tuple(kept)
+        """Return identifiers with this cleared and set."""
+        kinds = {KIND_NUMBER[name] for name in self.cleared}
+        return merge_identifiers(clear_identifiers(identifiers, kinds), self.values)
 
 
 def needs_of(settings: Sequence[Setting], policies: Policies, once: Once | None = None) -> Needs:
@@ -82,13 +82,21 @@ def needs_of(settings: Sequence[Setting], policies: Policies, once: Once | None 
     )
 
 
-def set_identifiers(edit: Edit, setting: Setting, policies: Policies, now: int) -> Profile:
-    """Set and clear identifiers of one profile, as the app's policies allow.
+def set_identifiers(
+    edit: Edit,
+    setting: Setting,
+    policies: Policies,
+    now: int,
+    check: Callable[[Profile], None] | None = None,
+) -> Profile:
+    """Set and clear identifiers of one profile, as the app's policies and `check` allow.
 
     Raises ProfileNotFound, ProfileConflict, and IdentifierTaken with an entry per kind; then
     nothing was written.
     """
     before, bound = _bound(edit, setting.ref, setting.create_as, now)
+    if check is not None:
+        check(bound)
     after = msgspec.structs.replace(bound, identifiers=setting.applied(bound.identifiers))
     robbed: dict[ProfileId, Profile] = {}
     taken: list[FieldError] = []
@@ -136,11 +144,13 @@ def _bound(
     return found[0] or found[1], ref.settle_or_new(*found, create_as, now)
 
 
-def remove_one(edit: Edit, ref: ProfileRef, change: Callable[[Profile], Profile]) -> Done:
-    """Delete one profile, unless `change` raises of it."""
+def remove_one(edit: Edit, ref: ProfileRef, check: Callable[[Profile], None] | None) -> Profile:
+    """Delete one profile as `Storage.delete_profile` does, and return what it was."""
     profile = ref.settle(*edit.find(ref))
-    change(profile)
-    return Done(profile.profile_id, edit.remove(profile))
+    if check is not None:
+        check(profile)
+    edit.remove(profile)
+    return profile
 
 
 def exclusive_kinds(policies: Policies) -> frozenset[int]:

@@ -39,6 +39,7 @@ def test_rules_see_what_breaks_them(statement: str, rules: int) -> None:
     [
         "CREATE TABLE profiles (\n app_id integer REFERENCES apps,\n PRIMARY KEY (profile_id)\n);",
         "CREATE TABLE customers (\n PRIMARY KEY (app_id, profile_id)\n);",
+        "CREATE UNIQUE INDEX one ON identifiers (app_id, kind) WHERE exclusive;",
         "CREATE TABLE identifiers (\n number bigserial,\n PRIMARY KEY (app_id, value)\n);",
     ],
 )

@@ -24,6 +24,8 @@ from knownas.errors import (
 )
 from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
+from knownas.http.rates import KeyRates
+from knownas.http.upkeep import keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -155,11 +157,13 @@ class Envelope:
                     message["headers"].append(wire.position_header(position))
             await send(message)
 
+        failed: KnownasError | None = None
         try:
             await self._by_path.get(scope["path"], self._router)(scope, receive, send_with_id)
         except KnownasError as error:
-            await self._answer(error, scope, receive, send_with_id)
+            failed = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
+            failed = InternalError()
             self._tell(
                 self._log.error,
                 "unexpected_error",
@@ -167,8 +171,8 @@ class Envelope:
                 at=logs.place_of(error),
                 request_id=request_id.decode(),
             )
-            if status == 0:
-                await self._answer(InternalError(), scope, receive, send_with_id)
+        if failed is not None and status == 0:  # else the answer has begun, and is cut short
+            await self._answer(failed, scope, receive, send_with_id)
         route = scope.get("knownas.route", UNKNOWN_ROUTE)
         elapsed = time.perf_counter_ns() - began
         if status:  # 0: the client was gone before there was an answer
@@ -239,7 +243,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
+        beside = asyncio.create_task(keep_up(registry, settings.history_days))
         yield
+        beside.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beside
         await registry.close()
 
     app = Application(
@@ -252,5 +260,6 @@ def create_app(
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
     app.state.draining = asyncio.Event()
+    app.state.rates = KeyRates()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app

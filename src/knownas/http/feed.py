@@ -9,13 +9,12 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from knownas.errors import ValidationError
+from knownas.errors import KnownasError, ValidationError
 from knownas.events import event
 from knownas.history import ChangesPage
 from knownas.http import query, wire
 from knownas.http.asking import authenticated, registry_of
 from knownas.model import AppId
-from knownas.registry import Registry
 
 MAX_CHANGES: Final = 1_000
 DEFAULT_CHANGES: Final = 100
@@ -28,6 +27,7 @@ NOW: Final = "now"
 """The `after` of whoever wants only what is still to come."""
 
 _EVENT_STREAM: Final = "text/event-stream"
+_LAST_EVENT_ID: Final = "last-event-id"
 _MAX_CURSOR: Final = 200
 
 
@@ -38,60 +38,79 @@ async def get_changes(request: Request) -> Response:
     limit = query.number(given, "limit", 1, MAX_CHANGES) or DEFAULT_CHANGES
     wait = query.number(given, "wait", 0, MAX_WAIT_SECONDS) or 0
     streams = request.method == "GET" and wire.accepts(request, _EVENT_STREAM)
-    after = given.get("after") or (request.headers.get("last-event-id") if streams else None)
-    if after is not None and len(after) > _MAX_CURSOR:
-        raise ValidationError("Must be as `next` of an answer had it.", source="after")
-    registry = registry_of(request)
-    if after == NOW:
-        after = await registry.end_of_changes()
-    follower = _Follower(registry, key.app.id, limit, request.app.state.draining)
-    page = await follower.read(after, 0 if streams else wait)
+    follower = _Follower(request, key.app.id, limit)
+    page = await follower.read(
+        await _after(request, given, streams=streams), 0 if streams else wait
+    )
     if streams:
         return StreamingResponse(
-            _stream(follower, page, limit),
+            _stream(follower, page),
             media_type=_EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
     return wire.json_response({"data": list(map(event, page.changes)), "next": page.cursor})
 
 
+async def _after(request: Request, given: dict[str, str], *, streams: bool) -> str | None:
+    """Return the cursor to begin after; None for the beginning.
+
+    Who opens a stream again sends the address of the first time, so the header counts then.
+    """
+    source, after = "after", given.get("after")
+    if streams and (last := request.headers.get(_LAST_EVENT_ID, "").strip()):
+        source, after = _LAST_EVENT_ID, last
+    if after is None:
+        return None
+    if not 1 <= len(after) <= _MAX_CURSOR:
+        raise ValidationError("Must be as `next` of an answer had it.", source=source)
+    return await registry_of(request).end_of_changes() if after == NOW else after
+
+
 class _Follower:
     """Reads the feed of one app, and waits where there is nothing."""
 
-    def __init__(self, registry: Registry, app: AppId, limit: int, draining: asyncio.Event) -> None:
-        self._registry = registry
+    def __init__(self, request: Request, app: AppId, limit: int) -> None:
+        self._request = request
+        self._registry = registry_of(request)
         self._app = app
-        self._limit = limit
-        self.draining = draining
+        self.limit = limit
+        self.draining: asyncio.Event = request.app.state.draining
 
     async def read(self, after: str | None, seconds: float) -> ChangesPage:
         """Return what came after a cursor, or nothing when that many seconds are over.
 
-        It is also nothing when the server stops.
+        It is also nothing when the server stops, or nobody is there any more to be answered.
         """
         deadline = time.monotonic() + seconds
         while True:
-            page = await self._registry.changes(self._app, after, self._limit)
+            page = await self._registry.changes(self._app, after, self.limit)
             left = deadline - time.monotonic()
             if page.changes or left <= 0 or self.draining.is_set():
                 return page
             after = page.cursor
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.draining.wait(), min(LOOK_SECONDS, left))
+            if await self._request.is_disconnected():
+                return page
 
 
-async def _stream(follower: _Follower, page: ChangesPage, limit: int) -> AsyncIterator[bytes]:
-    """Yield changes as server-sent events until the client is gone or the server stops."""
-    yield _heartbeat(page.cursor)
+async def _stream(follower: _Follower, page: ChangesPage) -> AsyncIterator[bytes]:
+    """Yield changes as server-sent events until the client is gone or the server stops.
+
+    What cannot be read any more ends the stream: whoever opens it again is told why.
+    """
     while True:
         if page.changes:
             yield b"".join(_as_event(event(change)) for change in page.changes)
-        elif not follower.draining.is_set():
+        else:
             yield _heartbeat(page.cursor)
         if follower.draining.is_set():
             return
-        full = len(page.changes) == limit
-        page = await follower.read(page.cursor, 0 if full else HEARTBEAT_SECONDS)
+        full = len(page.changes) == follower.limit
+        try:
+            page = await follower.read(page.cursor, 0 if full else HEARTBEAT_SECONDS)
+        except KnownasError:
+            return
 
 
 def _as_event(change: dict[str, Any]) -> bytes:

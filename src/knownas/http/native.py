@@ -53,6 +53,7 @@ async def clear_identifiers(request: Request) -> Response:
     """Clear identifiers of a profile, and answer what it is then."""
     key, headers = await authenticated(request, "secret")
     ref = headers.profile_ref()
+    query.refuse_any(request)
     body = await wire.json_object(request, headers, if_empty=_NO_KINDS)
     once = once_of(request, headers, key, body)
     problems = wire.unknown_fields(body, "kinds")

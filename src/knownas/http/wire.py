@@ -3,6 +3,7 @@
 Source: the wire contract, sections 1 to 4.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -43,7 +44,10 @@ _MUST_BE_ONE: Final = frozenset(
         *(POSITION_HEADER, IDEMPOTENCY_HEADER, "content-type"),
     )
 )
-_DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
+IF_MATCH: Final = "if-match"
+IF_NONE_MATCH: Final = "if-none-match"
+_LISTS: Final = frozenset({IF_MATCH.encode(), IF_NONE_MATCH.encode()})
+_DECIDING: Final = _MUST_BE_ONE | _LISTS | {b"content-length", b"content-encoding"}
 IGNORED_HEADER: Final = "Knownas-Ignored"
 
 _is_position: Final = re.compile(rb"([0-9a-f]{8})([0-9a-f]{16})").fullmatch
@@ -69,6 +73,7 @@ STATUS: Final = {
     "batch_failed": 409,
     "cursor_expired": 410,
     "history_expired": 410,
+    "precondition_failed": 412,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "idempotency_conflict": 422,
@@ -110,7 +115,7 @@ class _Attribute(msgspec.Struct, frozen=True, gc=False):
     value: str | float
 
 
-class NativeProfile(msgspec.Struct, frozen=True):
+class NativeProfile(msgspec.Struct, frozen=True, gc=False):
     """A profile in this server's own API: of the identifiers only those that are set."""
 
     profile_id: str
@@ -171,6 +176,11 @@ def cursor(text: str, *, source: str) -> Place:
     return Place(int(match[1], 16), int(match[2], 16))
 
 
+def etag(body: bytes) -> str:
+    """Return the strong entity tag of a body, in its quotes: 64 bits of its BLAKE2b hash."""
+    return f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
+
+
 def error_body(error: KnownasError, dialect: str) -> bytes:
     """Return an error's body in a dialect: `schema`, `example` or `live`."""
     return encode(error_object(error, dialect))
@@ -227,7 +237,8 @@ def own_request_id(headers: RawHeaders) -> bytes | None:
 class Headers:
     """The headers of a request that decide about its answer, read in one pass.
 
-    Blank ones count as absent. Two that differ are noted, to be refused once the key is known.
+    Blank ones count as absent. Two that differ are one where the header is a list; else they are
+    noted, to be refused once the key is known.
     """
 
     def __init__(self, headers: RawHeaders) -> None:
@@ -244,9 +255,12 @@ class Headers:
             elif (
                 name in _DECIDING
                 and (trimmed := value.strip(b" \t"))
-                and self._values.setdefault(name, trimmed) != trimmed
+                and (earlier := self._values.setdefault(name, trimmed)) != trimmed
             ):
-                self._twins.add(name)
+                if name in _LISTS:
+                    self._values[name] = earlier + b", " + trimmed
+                else:
+                    self._twins.add(name)
 
     def refuse_twins(self) -> None:
         """Raise ValidationError when a header that decides stands twice with different values."""
@@ -372,9 +386,9 @@ def date(at: int) -> str:
     return datetime.fromtimestamp(at / 1_000, UTC).date().isoformat()
 
 
-def json_response(content: object, *, headers: dict[str, str] | None = None) -> Response:
+def json_response(content: object) -> Response:
     """Return a 200 with a JSON body."""
-    return Response(encode(content), headers=headers, media_type="application/json")
+    return Response(encode(content), media_type="application/json")
 
 
 async def bounded_body(request: Request, headers: Headers) -> bytes:
@@ -406,13 +420,31 @@ def _too_large(limit: int) -> KnownasError:
 
 
 def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:
-    """Tell whether the body surely has no key twice; False says nothing.
+    """Tell whether the body surely has no key twice in an object; False says nothing.
 
-    In a flat object without escapes each text stands between two quotes, so more quotes than
-    the parsed texts explain mean that the parser dropped something.
+    Without escapes each text stands between two quotes, so more quotes than the parsed texts
+    explain mean that the parser dropped something.
     """
-    texts = len(parsed) + sum(isinstance(value, str) for value in parsed.values())
-    return b"\\" not in body and body.count(b'"') == 2 * texts
+    return b"\\" not in body and body.count(b'"') == 2 * _texts(parsed)
+
+
+def _texts(parsed: dict[str, Any]) -> int:
+    """Return how many texts there are in parsed JSON, keys among them."""
+    count, level = 0, [parsed]
+    while level:
+        inside: list[Any] = []
+        for value in level:
+            members: Iterable[Any] = value
+            if isinstance(value, dict):
+                count += len(value)
+                members = value.values()
+            for member in members:
+                if isinstance(member, str):
+                    count += 1
+                elif isinstance(member, dict | list):
+                    inside.append(member)
+        level = inside
+    return count
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

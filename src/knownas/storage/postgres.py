@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from knownas.errors import KnownasError, ServiceUnavailable, ValidationError
+from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
 from knownas.model import (
@@ -18,11 +18,19 @@ from knownas.model import (
     AppId,
     Identifiers,
     LogPosition,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import postgres_bulk, postgres_check, postgres_lookups, postgres_schema
+from knownas.storage import postgres_apps as apps
+from knownas.storage import (
+    postgres_bulk,
+    postgres_check,
+    postgres_edit,
+    postgres_lookups,
+    postgres_schema,
+)
 from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
 from knownas.storage.postgres_bulk import Job
@@ -31,7 +39,6 @@ from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
 from knownas.storage.postgres_state import Write
 from knownas.storage.postgres_writes import MAX_TRIES, write
-from knownas.storage.rows import from_key
 
 T = TypeVar("T")
 
@@ -51,31 +58,6 @@ ASIDE: Final = 2
 _PING: Final = "SELECT 1 FROM schema_version"
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = $1"
-
-_INSERT_APP: Final = """
-INSERT INTO apps (uuid, name, created_at) VALUES ($1, $2, $3)
-ON CONFLICT (name) DO NOTHING RETURNING id
-"""
-_APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY created_at, id"
-_INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-ON CONFLICT (digest) DO NOTHING RETURNING id
-"""
-_PUT_KEY: Final = """
-INSERT INTO api_keys AS k (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-ON CONFLICT (digest) DO UPDATE SET
-  expires_at = least(k.expires_at, excluded.expires_at),
-  ended_at = least(k.ended_at, excluded.ended_at)
-WHERE k.app_id = excluded.app_id RETURNING id
-"""
-_EXPIRE_KEY: Final = """
-UPDATE api_keys SET expires_at = least(expires_at, $1) WHERE app_id = $2 AND id = $3
-"""
-_END_KEY: Final = """
-UPDATE api_keys SET ended_at = coalesce(ended_at, $1) WHERE app_id = $2 AND id = $3 RETURNING id
-"""
 
 
 class PostgresStorage:
@@ -117,7 +99,7 @@ class PostgresStorage:
         self._batches_of_holders: Gathering[postgres_lookups.ManySought, list[Holders]] = Gathering(
             self._lookers, postgres_lookups.holders_of_each, seconds, at_once=1
         )
-        self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, reads.keys, seconds)
+        self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, apps.keys, seconds)
         self._pings: Gathering[None, None] = Gathering(self._readers, _ping, seconds)
         self._writes: Gathering[Write, Profile] = Gathering(self._writers, self._write, seconds)
         self._pages: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
@@ -182,10 +164,16 @@ class PostgresStorage:
         return self._writes.put(Write(app, ref, change, now, create_as, by))
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """See `Storage.delete_profile`."""
-        return await self._writes.put(Write(app, ref, None, now, None, by))
+        return await self._writes.put(Write(app, ref, None, now, None, by, check))
 
     async def add_profiles(
         self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
@@ -236,9 +224,14 @@ class PostgresStorage:
         """See `Storage.end_of_changes`."""
         return await self._read(feed.end)
 
-    async def prune_changes(self, before: int, limit: int) -> int:
-        """See `Storage.prune_changes`."""
-        return await self._do(lambda link: feed.prune(link, before, limit), long=True)
+    async def prune(self, *, now: int, before: int, limit: int) -> int:
+        """See `Storage.prune`."""
+
+        async def job(link: Link) -> int:
+            await postgres_edit.prune_answers(link, now)
+            return await feed.prune(link, before, limit)
+
+        return await self._do(job, long=True)
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
         """See `Storage.coverage`."""
@@ -260,19 +253,15 @@ class PostgresStorage:
 
     async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
         """See `Storage.create_app`."""
-
-        async def job(link: Link) -> App:
-            async with link.transaction():
-                made = await link.fetch(_INSERT_APP, app_uuid, name, now)
-            if not made:
-                raise ValidationError("There is an app of this name already.", source="name")
-            return App(made[0][0], app_uuid, name, now)
-
-        return await self._do(job)
+        return await self._do(lambda link: apps.create(link, app_uuid, name, now))
 
     async def apps(self) -> list[App]:
         """See `Storage.apps`."""
-        return [App(*row) for row in await self._do(lambda link: link.fetch(_APPS))]
+        return await self._do(apps.apps)
+
+    async def set_policies(self, app: AppId, policies: Policies) -> None:
+        """See `Storage.set_policies`."""
+        await self._do(lambda link: apps.set_policies(link, app, policies))
 
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""
@@ -288,45 +277,27 @@ class PostgresStorage:
         overlap_until: int = 0,
     ) -> None:
         """See `Storage.add_key`."""
-
-        async def job(link: Link) -> None:
-            async with link.transaction():
-                await postgres_bulk.refuse_deleted(link, app)
-                if not await link.fetch(_INSERT_KEY, *from_key(app, key, digest)):
-                    raise ValidationError("This key is in use here already.", source="key")
-                if replacing is not None:
-                    await link.fetch(_EXPIRE_KEY, overlap_until, app, replacing)
-
-        await self._do(job)
+        await self._do(lambda link: apps.add_key(link, app, key, digest, replacing, overlap_until))
 
     async def keys(self, app: AppId) -> list[ApiKey]:
         """See `Storage.keys`."""
-        return await self._do(lambda link: reads.keys_of(link, app))
+        return [key for key, _ in await self.keys_with_digests(app)]
 
     async def keys_with_digests(self, app: AppId) -> list[tuple[ApiKey, bytes]]:
         """See `Storage.keys_with_digests`."""
-        return await self._do(lambda link: reads.keys_with_digests(link, app))
+        return await self._do(lambda link: apps.keys_of(link, app))
 
     async def put_keys(self, app: AppId, keys: Sequence[tuple[ApiKey, bytes]]) -> None:
         """See `Storage.put_keys`."""
-
-        async def job(link: Link) -> None:
-            async with link.transaction():
-                await postgres_bulk.refuse_deleted(link, app)
-                for key, digest in sorted(keys, key=lambda pair: pair[1]):
-                    if not await link.fetch(_PUT_KEY, *from_key(app, key, digest)):
-                        raise ValidationError("Another app has this key already.", source="key")
-
-        await self._do(job, long=True)
+        await self._do(lambda link: apps.put_keys(link, app, keys), long=True)
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""
+        return await self._do(lambda link: apps.end_key(link, app, key_id, at))
 
-        async def job(link: Link) -> bool:
-            async with link.transaction():
-                return bool(await link.fetch(_END_KEY, at, app, key_id))
-
-        return await self._do(job)
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """See `Storage.set_key_rate`."""
+        return await self._do(lambda link: apps.set_key_rate(link, app, key_id, rate))
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""

@@ -6,15 +6,14 @@ from typing import Final, NamedTuple
 import asyncpg
 import msgspec
 
-from knownas.errors import Unauthorized
 from knownas.history import Source
 from knownas.model import AppId, Profile, ProfileId
+from knownas.storage.postgres_apps import refuse_deleted
 from knownas.storage.postgres_changes import (
     CHANGE_COLUMNS,
     OWN_TX,
     ChangeRow,
     Entry,
-    Last,
     Tally,
     last_of,
     note,
@@ -32,7 +31,6 @@ from knownas.storage.postgres_writes import (
     IDENTIFIER_COLUMNS,
     INSERT_IDENTIFIERS,
     INSERT_PROFILES,
-    LOCK_APPS,
     PROFILE_COLUMNS,
     customer_rows,
     identifier_keys,
@@ -59,6 +57,8 @@ _DELETE_APP: Final = (
     "DELETE FROM changes WHERE app_id = $1",
     "DELETE FROM shared_identifiers WHERE app_id = $1",
     "DELETE FROM coverage WHERE app_id = $1",
+    "DELETE FROM aliases WHERE app_id = $1",
+    "DELETE FROM answers WHERE app_id = $1",
 )
 
 
@@ -68,12 +68,6 @@ class Job(NamedTuple):
     app: AppId
     now: int
     by: Source
-
-
-async def refuse_deleted(link: Link, app: AppId) -> None:
-    """Raise Unauthorized when the app is gone; keep it from going in this transaction."""
-    if not await link.fetch(LOCK_APPS, [app]):
-        raise Unauthorized
 
 
 async def add(link: Link, job: Job, profiles: list[Profile]) -> int:
@@ -99,7 +93,8 @@ async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> in
     if not new:
         return 0
     last = await last_of(link, new)
-    new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+    changed_in = {key: one.tx for key, one in last.items()}
+    new = _numbered(new, {key: one.revision for key, one in last.items()})
     made = await link.fetch(INSERT_PROFILES, *profile_rows(new, changed_in))
     if len(made) < len(new):
         keys = {(AppId(of), ProfileId(str(profile_id))) for of, profile_id in made}
@@ -114,10 +109,10 @@ async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> in
     return len(new)
 
 
-def _numbered(new: Profiles, last: dict[ProfileKey, Last]) -> Profiles:
+def _numbered(new: Profiles, revisions: dict[ProfileKey, int]) -> Profiles:
     """Return profiles with the revisions that follow those that their ids had."""
     return {
-        key: msgspec.structs.replace(one, revision=last[key].revision + 1 if key in last else 1)
+        key: msgspec.structs.replace(one, revision=revisions.get(key, 0) + 1)
         for key, one in new.items()
     }
 
@@ -152,9 +147,11 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
         free = {one.customer_user_id for one in old.values()}
         left = _untaken(brought, customers - free, ids - {profile_id for _, profile_id in old})
         new = {(job.app, one.profile_id): one for one in left}
-        last = {key: Last(one.revision, changed_in[key]) for key, one in old.items()}
-        last |= await last_of(link, new.keys() - old.keys())
-        new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+        last = await last_of(link, new.keys() - old.keys())
+        revisions = {key: one.revision for key, one in old.items()}
+        revisions |= {key: one.revision for key, one in last.items()}
+        changed_in |= {key: one.tx for key, one in last.items()}
+        new = _numbered(new, revisions)
         tally = Tally()
         noted = await tally.rows(link, _entries(job, old, new), changed_in)
         own = (await link.fetch(OWN_TX))[0][0]

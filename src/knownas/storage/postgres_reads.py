@@ -1,13 +1,12 @@
-"""Reads of several profiles or keys at once, each by its key: functions on a link."""
+"""Reads of several profiles at once, each by its key: functions on a link."""
 
 from collections.abc import Iterable
 from typing import Any, Final
 
 from knownas.errors import KnownasError, ProfileNotFound
-from knownas.model import ApiKey, AppId, Identifiers, Profile, ProfileId, ProfileRef
+from knownas.model import AppId, Identifiers, Profile, ProfileId, ProfileRef
 from knownas.storage import rows
 from knownas.storage.postgres_link import Link
-from knownas.storage.rows import KEY_COLUMNS, to_key
 
 _FIND_CUSTOMERS: Final = """
 SELECT a.number, c.profile_id
@@ -40,18 +39,6 @@ ORDER BY p.profile_id LIMIT $2
 _LOCK_PROFILES: Final = f"""{_READ_PROFILES}
 ORDER BY p.app_id, p.profile_id FOR UPDATE OF p
 """
-_READ_KEYS: Final = f"""
-SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.digest = any($1::bytea[])
-"""  # noqa: S608 - the columns are a constant
-_KEYS_WITH_DIGESTS: Final = f"""
-SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.app_id = $1 ORDER BY k.created_at, k.id
-"""  # noqa: S608 - the columns are a constant
-_KEYS_OF_APP: Final = f"""
-SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.app_id = $1 ORDER BY k.created_at, k.id
-"""  # noqa: S608 - the columns are a constant
 
 Question = tuple[AppId, ProfileRef]
 CustomerKey = tuple[AppId, str]
@@ -174,23 +161,6 @@ async def _profiles_of(
         key = listed[number - 1]
         profiles[key], changed_in[key] = rows.to_profile(key[1], row), tx
     return profiles, changed_in
-
-
-async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:
-    """Return the keys with these digests, live or not."""
-    found = {digest: to_key(row) for digest, *row in await link.fetch(_READ_KEYS, digests)}
-    return [found.get(digest) for digest in digests]
-
-
-async def keys_of(link: Link, app: AppId) -> list[ApiKey]:
-    """Return all keys of an app, oldest first."""
-    return [to_key(row) for row in await link.fetch(_KEYS_OF_APP, app)]
-
-
-async def keys_with_digests(link: Link, app: AppId) -> list[tuple[ApiKey, bytes]]:
-    """Return all keys of an app with their digests, oldest first."""
-    found = await link.fetch(_KEYS_WITH_DIGESTS, app)
-    return [(to_key(row), digest) for digest, *row in found]
 
 
 def columns(listed: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

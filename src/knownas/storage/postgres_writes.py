@@ -15,6 +15,7 @@ from typing import Any, Final
 from knownas.model import NO_IDENTIFIERS, AppId, Profile, ProfileId
 from knownas.storage import postgres_reads as reads
 from knownas.storage import rows
+from knownas.storage.postgres_apps import LOCK_APPS
 from knownas.storage.postgres_changes import OWN, Tally, last_of, note
 from knownas.storage.postgres_errors import OUTRUN, Outrun
 from knownas.storage.postgres_link import Link
@@ -24,7 +25,6 @@ from knownas.storage.postgres_state import Customers, Profiles, State, Write
 MAX_TRIES: Final = 20
 """How often a transaction is made anew because others were in its way."""
 
-LOCK_APPS: Final = "SELECT id FROM apps WHERE id = any($1::integer[]) ORDER BY id FOR KEY SHARE"
 CLAIM_CUSTOMERS: Final = """
 INSERT INTO customers (app_id, customer_user_id, profile_id)
 SELECT * FROM unnest($1::integer[], $2::text[], $3::uuid[])
@@ -123,6 +123,8 @@ async def _try_to_write(
             if profile.customer_user_id is not None
         }
         last = await last_of(link, _made_anew(group, all_new=all_new) - profiles.keys())
+        if not all(one.is_end for one in last.values()):
+            raise Outrun  # made since the profiles were locked
         revisions = {key: one.revision for key, one in last.items()}
         changed_in |= {key: one.tx for key, one in last.items()}
         after = State(customers, profiles, revisions)

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -52,6 +52,16 @@ SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 ORDER BY p.profile
 _NEXT_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
 ORDER BY p.profile_id LIMIT ?2
+"""  # noqa: S608 - the columns are a constant
+# A statement for each profile of a batch would take several times as long.
+_PROFILES_BY_CUSTOMER: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM json_each(?2) k
+CROSS JOIN customers c ON c.app_id = ?1 AND c.customer_user_id = k.value
+CROSS JOIN profiles p ON p.number = c.profile
+"""  # noqa: S608 - the columns are a constant
+_PROFILES_BY_ID: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM json_each(?2) k
+CROSS JOIN profiles p ON p.app_id = ?1 AND p.profile_id = unhex(k.value, '-')
 """  # noqa: S608 - the columns are a constant
 _HOLDERS_OF_KIND: Final = f"""
 SELECT i.kind, {_PROFILE_COLUMNS}
@@ -132,11 +142,18 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
     return to_identifiers(found)
 
 
-def delete(
-    connection: apsw.Connection, app: AppId, ref: ProfileRef, now: int, by: Source
+def delete(  # noqa: PLR0913, PLR0917 - whom, when, by whom, and if
+    connection: apsw.Connection,
+    app: AppId,
+    ref: ProfileRef,
+    now: int,
+    by: Source,
+    check: Callable[[Profile], None] | None = None,
 ) -> Profile:
-    """Delete a profile's rows and return what it was."""
+    """Delete a profile's rows, unless `check` raises something, and return what it was."""
     number, profile = settle(connection, app, ref)
+    if check is not None:
+        check(profile)
     take_out(connection, app, number, profile)
     note(connection, app, [Entry(profile, None, max(now, profile.updated_at))], by)
     return profile
@@ -162,16 +179,38 @@ def after(
 
 
 def several(
-    read: apsw.Connection | apsw.Cursor, app: AppId, refs: Iterable[ProfileRef]
+    read: apsw.Connection | apsw.Cursor, app: AppId, refs: Sequence[ProfileRef]
 ) -> list[Profile | KnownasError]:
     """Return the profile that each reference names, or why there is none."""
+    customers = {ref.customer_user_id for ref in refs} - {None}
+    ids = {ref.profile_id for ref in refs} - {None}
+    by_customer: dict[str | None, Profile] = {
+        profile.customer_user_id: profile
+        for profile in _all(read, _PROFILES_BY_CUSTOMER, app, customers)
+    }
+    by_id: dict[str | None, Profile] = {
+        profile.profile_id: profile for profile in _all(read, _PROFILES_BY_ID, app, ids)
+    }
     found: list[Profile | KnownasError] = []
     for ref in refs:
+        halves = by_customer.get(ref.customer_user_id), by_id.get(ref.profile_id)
         try:
-            found.append(settle(read, app, ref)[1])
+            with contextlib.suppress(ProfileNotFound):
+                found.append(ref.settle(*halves))
+                continue
+            found.append(settle(read, app, ref)[1])  # it may have been merged
         except KnownasError as error:
             found.append(error)
     return found
+
+
+def _all(
+    read: apsw.Connection | apsw.Cursor, statement: str, app: AppId, names: set[Any]
+) -> Iterator[Profile]:
+    """Yield the profiles that a statement finds by a JSON list of names."""
+    if names:
+        for row in read.execute(statement, (app, msgspec.json.encode(names).decode())):
+            yield _to_profile(row)[1]
 
 
 def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
