@@ -16,13 +16,11 @@ from knownas.erasing import (
     Subjects,
     Tombstone,
     Whom,
-    customer_name,
-    profile_name,
 )
-from knownas.errors import ErasureNotFound, FeatureNotConfigured, ServiceUnavailable
+from knownas.errors import ErasureNotFound, FeatureNotConfigured
 from knownas.history import SERVER, Source
 from knownas.ledger import Entry
-from knownas.model import App, ProfileId, ProfileRef
+from knownas.model import App, ProfileRef
 from knownas.receipts import Receipt
 from knownas.replaying import Replayed
 from knownas.storage import Storage
@@ -30,13 +28,6 @@ from knownas.vault import Vault, VaultError
 
 HOUR_MS: Final = 3_600_000
 
-SHARED_SECONDS: Final = 1.0
-"""How long an erasure waits for others to share the rest of the work with."""
-
-LOOK_SECONDS: Final = 60.0
-"""How often it is looked whether other processes, or failures, have left something to do."""
-
-_RECEIPTS: Final = "receipts"
 _NO_LEDGER: Final = (
     "Erasing needs a ledger outside the database, and the server has none: its operator sets "
     "KNOWNAS_ERASURE_LEDGER to the path of a file."
@@ -179,11 +170,11 @@ class Eraser:
     async def _key(self) -> bytes:
         """Return the key that signs receipts; the first use makes it."""
         if self._signing_key is None:
-            context = f"server/{_RECEIPTS}"
-            sealed = await self._storage.erasures.secret(_RECEIPTS)
+            context = f"server/{receipts.KEY_NAME}"
+            sealed = await self._storage.erasures.secret(receipts.KEY_NAME)
             if sealed is None:
                 made = self._vault.seal(signing.new_signing_key(), context=context)
-                sealed = await self._storage.erasures.put_secret(_RECEIPTS, made)
+                sealed = await self._storage.erasures.put_secret(receipts.KEY_NAME, made)
             try:
                 self._signing_key = self._vault.unseal(sealed, context=context)
             except VaultError:
@@ -192,14 +183,11 @@ class Eraser:
 
     # --- who is erased ------------------------------------------------------------------------
 
-    async def check(
-        self, app: App, profile_ids: Sequence[ProfileId], customers: Sequence[str]
-    ) -> list[Checked]:
-        """Return those of these names that were erased, as `erasing` names them.
+    async def check(self, app: App, names: Sequence[str]) -> list[Checked]:
+        """Return those of these names, as `knownas.erasing` makes them, that were erased.
 
         Raises FeatureNotConfigured where somebody was erased and the key cannot be opened.
         """
-        names = [*map(profile_name, profile_ids), *map(customer_name, customers)]
         keys = await self._storage.erasures.keys(app.id)
         subjects = self._subjects.of(app.uuid, keys, names)
         stones: dict[bytes, Tombstone] = {
@@ -208,7 +196,7 @@ class Eraser:
         }
         found = {
             name: stones[subject]
-            for name, subject in zip(names * len(keys), subjects, strict=True)
+            for name, subject in zip([*names] * len(keys), subjects, strict=True)
             if subject in stones
         }
         return [Checked(name, stone.erased_at, stone.revived_at) for name, stone in found.items()]
@@ -239,12 +227,8 @@ class Eraser:
         if self._clock() >= due or not self._storage.erasures.holds_up_writes():
             await self.finish()
 
-    async def keep_finishing(self) -> None:
-        """Go on finishing what is due, until cancelled."""
-        while True:
-            with contextlib.suppress(ServiceUnavailable):  # it is tried again
-                await self.finish_if_due()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_wanted.wait(), LOOK_SECONDS)
-            self._is_wanted.clear()
-            await asyncio.sleep(SHARED_SECONDS)
+    async def wait(self, seconds: float) -> None:
+        """Return when something was erased here, or that many seconds are over."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_wanted.wait(), seconds)
+        self._is_wanted.clear()

@@ -7,7 +7,7 @@ that whoever has the public one can check it anywhere, later, and without the se
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,6 +15,9 @@ from knownas import signing
 from knownas.erasing import Erasure, Person, Wait
 from knownas.errors import ValidationError
 from knownas.model import KINDS
+
+KEY_NAME: Final = "receipts"
+"""The name of the database's secret that signs them."""
 
 
 class Vendor(msgspec.Struct, frozen=True):

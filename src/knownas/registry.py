@@ -16,6 +16,7 @@ import msgspec
 from knownas import as_of, demo, keys, merging, writes
 from knownas.as_of import Moment
 from knownas.editing import Edit, Needs
+from knownas.eraser import Eraser
 from knownas.errors import (
     HistoryExpired,
     KnownasError,
@@ -55,6 +56,7 @@ from knownas.model import (
     merge_identifiers,
 )
 from knownas.storage import Storage
+from knownas.vault import Vault
 from knownas.writes import Done, Once, Setting
 
 KEY_CACHE_SECONDS: Final = 0.5
@@ -87,6 +89,8 @@ class _Terms(NamedTuple):
     by: Source
     once: Once | None = None
     check: Check | None = None
+    anew: bool = False
+    """Whether an erased id or customer may be someone else's from now on."""
 
 
 def system_clock() -> int:
@@ -103,6 +107,9 @@ class Registry:
         *,
         auto_create_profiles: bool = False,
         key_rate: str | None = None,
+        vault: Vault | None = None,
+        ledger_path: str = "",
+        erasure_hours: int = 24,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
         new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
@@ -110,9 +117,20 @@ class Registry:
         """Work on `storage`; `clock` gives ms since 1970, `monotonic` seconds.
 
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
-        `key_rate` is the rate of every key that has none of its own, None for no limit.
+        `key_rate` is the rate of every key that has none of its own, None for no limit. What
+        needs stored secrets is refused without a `vault`. What `ledger_path` and `erasure_hours`
+        mean stands at `Eraser`.
         """
         self.storage = storage
+        self.vault = vault or Vault("", {})
+        self.eraser = Eraser(
+            storage,
+            self.vault,
+            ledger_path=ledger_path,
+            hours=erasure_hours,
+            clock=clock,
+            new_uuid=new_uuid,
+        )
         self._auto_create_profiles = auto_create_profiles
         self._key_rate = key_rate
         self._clock = clock
@@ -255,7 +273,7 @@ class Registry:
         now = self._clock()
         if terms.once is None and terms.check is None:
             return self.storage.change_profile(
-                app, ref, change, now=now, create_as=create_as, by=terms.by
+                app, ref, change, now=now, create_as=create_as, anew=terms.anew, by=terms.by
             )
         check = terms.check
 
@@ -267,7 +285,7 @@ class Registry:
         create = create_as if check is None else None
         return self._edit_one(
             app,
-            lambda edit: writes.change_one(edit, ref, checked, create, now),
+            lambda edit: writes.change_one(edit, ref, checked, create, now, anew=terms.anew),
             Needs([ref]),
             terms,
             creates=create_as is not None,
@@ -403,12 +421,13 @@ class Registry:
     ) -> Profile:
         """Create a profile, or return the existing one, with the attribute patch applied.
 
-        With both halves of `ref`, the customer is bound to an anonymous profile of that id.
+        With both halves of `ref`, the customer is bound to an anonymous profile of that id. Where
+        either was erased, it is someone else's from now on.
         With a `check` nothing is created or bound: where `ref` names no profile that could be
         checked, PreconditionFailed is raised instead.
         Raises ProfileConflict, and ValidationError past 30 attributes.
         """
-        terms = _Terms(by, once, check)
+        terms = _Terms(by, once, check, anew=True)
         return await self._change(app, ref, _patch(attributes), self._new_profile_id(), terms)
 
     async def update_profile(  # noqa: PLR0913 - whom, what, and on what terms

@@ -57,14 +57,15 @@ async def replay(
         by_app.setdefault(entry.app, []).append(entry)
     done = []
     for app in await storage.apps():
-        if of_app := by_app.get(app.uuid):
+        there = {erasure.id for erasure in await known(storage, app)} if app.uuid in by_app else ()
+        if of_app := [entry for entry in by_app.get(app.uuid, ()) if entry.id not in there]:
             brought = Brought(
                 list({entry.key: None for entry in of_app}),
                 [stone for entry in of_app for stone in entry.tombstones],
                 [entry.erasure for entry in of_app],
             )
             done.append(await bring(storage, subjects, app, brought, clock))
-    return [one for one in done if one.erasures]
+    return done
 
 
 async def known(storage: Storage, app: App) -> list[Erasure]:

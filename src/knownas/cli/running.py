@@ -11,6 +11,7 @@ import msgspec
 
 from knownas import bootstrap, load, settings
 from knownas.errors import KnownasError
+from knownas.ledger import LedgerError
 from knownas.storage import StorageError
 from knownas.vault import VaultError
 
@@ -60,5 +61,11 @@ def telling_errors(action: Callable[[], None]) -> None:
     except KnownasError as error:
         lines = [f"{source}: {message}" if source else message for source, message in error.fields]
         raise Failure("; ".join(lines)) from None
-    except (StorageError, VaultError, load.LoadError, settings.SettingsError) as error:
+    except (
+        LedgerError,
+        StorageError,
+        VaultError,
+        load.LoadError,
+        settings.SettingsError,
+    ) as error:
         raise Failure(str(error)) from None

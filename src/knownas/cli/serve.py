@@ -67,6 +67,12 @@ async def _first_start(loaded: Settings, url: str) -> Registry | None:
     registry = bootstrap.open_registry(loaded, with_standby=True)
     is_temporary = loaded.database == bootstrap.TEMPORARY
     try:
+        for done in await registry.eraser.replay():
+            click.echo(
+                f"The ledger has {done.erasures} erasures of the app {done.app} that the database "
+                f"had not: {done.persons} persons are erased now.",
+                err=True,
+            )
         await _welcome(registry, url)
     finally:
         if not is_temporary:

@@ -22,10 +22,10 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
+from knownas.http import adapty, batch, erasures, feed, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
-from knownas.http.upkeep import keep_up
+from knownas.http.upkeep import keep_erasing, keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -96,6 +96,10 @@ ROUTES: Final = (
     Resource("/api/v1/batch/read/", POST=batch.read, body_limit=batch.BODY_LIMIT),
     Resource("/api/v1/batch/write/", POST=batch.write, body_limit=batch.BODY_LIMIT),
     Resource("/api/v1/changes/", GET=feed.get_changes),
+    Resource("/api/v1/profile/export/", GET=erasures.export_person),
+    Resource("/api/v1/erasures/", GET=erasures.get_erasures, POST=erasures.erase),
+    Resource("/api/v1/erasures/check/", POST=erasures.check, body_limit=erasures.BODY_LIMIT),
+    Resource("/api/v1/erasures/key/", GET=erasures.get_key),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
@@ -243,7 +247,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
-        beside = asyncio.create_task(keep_up(registry, settings.history_days))
+        beside = asyncio.gather(keep_up(registry, settings.history_days), keep_erasing(registry))
         yield
         beside.cancel()
         with contextlib.suppress(asyncio.CancelledError):

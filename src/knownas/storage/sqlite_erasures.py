@@ -66,6 +66,11 @@ _WITH_HISTORY: Final = "SELECT DISTINCT profile_id FROM changes WHERE app_id = ?
 _ABOUT: Final = "SELECT DISTINCT about FROM changes WHERE app_id = ? AND about IS NOT NULL"
 
 
+def ledger_beside(path: str) -> str:
+    """Return where the ledger of a database file stands if no setting says so."""
+    return f"{path}.erasures"
+
+
 class Aside(Protocol):
     """Runs a long read on a connection of its own."""
 
@@ -85,7 +90,7 @@ class SqliteErasures:
     def __init__(self, path: str, writer: GroupCommit, beside: ReaderBeside, aside: Aside) -> None:
         """Erase in the file at `path` by its writer, and read beside the loop."""
         self._path = path
-        self.ledger_beside: str | None = f"{path}.erasures"
+        self.ledger_beside: str | None = ledger_beside(path)
         self._writer = writer
         self._beside = beside
         self._aside = aside
