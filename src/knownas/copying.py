@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from knownas import replaying
 from knownas.erasing import Subjects
 from knownas.errors import ValidationError
 from knownas.history import Source
@@ -51,7 +52,7 @@ class AppCopy(msgspec.Struct, frozen=True):
     kept: int
     """Profiles of the target that the source does not have, or has an older version of; left."""
     left_out: int
-    """Profiles of the source that were erased in the target, or whose customer another has there."""
+    """Profiles of the source who were erased in the target, or whose customer is another's there."""
     erased: int = 0
     """Persons of the target that were erased in the source, and now in the target."""
 
@@ -83,9 +84,10 @@ async def copy(
     for app, count in zip(apps, counts, strict=True):
         twin = there.get(app.uuid) or await _make(target, app)
         bar.begin_app(count)
-        copied.append(
-            await _copy_app(source, app, target, twin, subjects, bar, overwrite=overwrite)
-        )
+        brought = await replaying.kept(source, app)
+        replayed = await replaying.bring(target, subjects, twin, brought, _now)
+        done = await _copy_app(source, app, target, twin, bar, overwrite=overwrite)
+        copied.append(msgspec.structs.replace(done, erased=replayed.persons))
         bar.end_app()
     return copied
 

@@ -7,7 +7,7 @@ that whoever has the public one can check it anywhere, later, and without the se
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -102,7 +102,7 @@ def signed(content: Receipt, key: bytes) -> str:
     return f"{_text(payload)}.{_text(signing.sign(key, payload))}"
 
 
-def verified(text: str, public_key: str) -> dict[str, Any]:
+def verified(text: str, public_key: str) -> Receipt:
     """Return the receipt in a signed text, as the owner of a public key signed it.
 
     Raises ValidationError for any other text.
@@ -114,7 +114,7 @@ def verified(text: str, public_key: str) -> dict[str, Any]:
             raise ValidationError(
                 "This is no receipt that the owner of the key has signed.", source="signed"
             )
-        found: dict[str, Any] = msgspec.json.decode(content, type=dict[str, Any])
+        found = msgspec.json.decode(content, type=Receipt)
     except (binascii.Error, msgspec.DecodeError, ValueError):
         raise ValidationError("This is no signed receipt.", source="signed") from None
     return found

@@ -2,7 +2,7 @@
 
 import click
 
-from knownas.cli import apps, copying, database, keys, load, master_key, profiles, serve
+from knownas.cli import apps, copying, database, erasures, keys, load, master_key, profiles, serve
 
 
 def main() -> None:
@@ -21,6 +21,8 @@ def main() -> None:
         profiles.set_identifiers,
         profiles.profile_group,
         profiles.demo,
+        erasures.erase,
+        erasures.erasures_group,
         load.bench,
         database.migrate,
         database.check,

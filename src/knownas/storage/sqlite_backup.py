@@ -73,8 +73,7 @@ def restore(
             Path(path),
             progress,
             overwrite=overwrite,
-            prepare=prepare or _nothing,
-            begins_feed=True,
+            prepare=prepare,
         )
 
 
