@@ -52,7 +52,7 @@ class AppCopy(msgspec.Struct, frozen=True):
     kept: int
     """Profiles of the target that the source does not have, or has an older version of; left."""
     left_out: int
-    """Profiles of the source who were erased in the target, or whose customer is another's there."""
+    """Profiles of the source who were erased in the target, or whose customer is another there."""
     erased: int = 0
     """Persons of the target that were erased in the source, and now in the target."""
 

@@ -281,27 +281,23 @@ def stand_in(person: Person, trace: Trace, merge: Change | None) -> Stand:
 
 
 def without_person(differs: Difference, stand: Stand) -> Difference:
-    """Return a difference with others in the place of a person's values, on both sides alike."""
-    identifiers = []
-    for kind, *sides in differs.identifiers:
-        old, new = (_other(side, stand.identifiers.get(kind, {})) for side in sides)
-        if old != new:
-            identifiers.append((kind, old, new))
-    customer = differs.customer
+    """Return a difference with others in the place of a person's values, on both sides alike.
+
+    What is then the same on both sides stays: a follower who has the person's value, from when it
+    was read, gets the other one by it.
+    """
+    customer, attributes = differs.customer, differs.attributes
     if customer is not None:
-        was, now = (_other(side, stand.customers) for side in customer)
-        customer = None if was == now else (was, now)
-    attributes = differs.attributes
+        customer = (_other(customer[0], stand.customers), _other(customer[1], stand.customers))
     if attributes is not None:
-        before, after = (_attributes(side, stand) for side in attributes)
-        attributes = None if before == after else (before, after)
-    kinds = {kind for kind, _, _ in identifiers}
+        attributes = (_attributes(attributes[0], stand), _attributes(attributes[1], stand))
+    identifiers = tuple(
+        (kind, _other(old, others), _other(new, others))
+        for kind, old, new in differs.identifiers
+        for others in [stand.identifiers.get(kind, {})]
+    )
     return msgspec.structs.replace(
-        differs,
-        identifiers=tuple(identifiers),
-        customer=customer,
-        attributes=attributes,
-        shared=tuple(kind for kind in differs.shared if kind in kinds),
+        differs, identifiers=identifiers, customer=customer, attributes=attributes
     )
 
 
