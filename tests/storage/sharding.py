@@ -26,9 +26,9 @@ EVERYWHERE: Final = (
     re.compile(r"SELECT tx FROM changes "),  # the feed is of all profiles: its pages, end, pruning
     re.compile(r"sum\(change\)"),  # what all writers have counted, added up
     re.compile(r"FROM shared_identifiers\s+WHERE app_id = \$1"),  # a list of all values
-    re.compile(r"^\s*SELECT app_id, "),  # `knownas check`
     re.compile(r"^DELETE FROM answers WHERE expires_at <= \$1\Z"),  # those that have expired
     re.compile(r"^SELECT 1 FROM aliases WHERE app_id = \$1 LIMIT 1\Z"),  # whether any was merged
+    re.compile(r"GROUP BY app_id(?:, kind)?\Z"),  # `knownas check`
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""
 

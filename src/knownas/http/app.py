@@ -73,6 +73,9 @@ HOT_ROUTE: Final = Resource(
 )
 """The route whose GET `server.py` answers by the fast lane, where it can."""
 
+FIND_ROUTE: Final = Resource("/api/v1/profiles/", GET=native.find_profiles)
+"""The other route whose GET is answered by the fast lane, where it is an ordinary one."""
+
 ROUTES: Final = (
     HOT_ROUTE,
     Resource(
@@ -86,7 +89,7 @@ ROUTES: Final = (
         "/api/v1/sdk/integration/profile/set/integration-identifiers/",
         POST=adapty.set_identifiers_from_sdk,
     ),
-    Resource("/api/v1/profiles/", GET=native.find_profiles),
+    FIND_ROUTE,
     Resource("/api/v1/profile/", GET=native.get_profile),
     Resource("/api/v1/profile/clear/", POST=native.clear_identifiers),
     Resource("/api/v1/profile/history/", GET=insight.get_history),

@@ -28,6 +28,7 @@ from knownas.http.edge import EdgeConfig
 from knownas.http.fast_lane import Asked, FastLane, Memory
 
 if TYPE_CHECKING:
+    from knownas.lookups import Holders
     from knownas.model import Identifiers, Profile
 
 MAX_HEADERS: Final = 64
@@ -279,6 +280,9 @@ class Protocol(HttpToolsProtocol):
                 if self._write is not None:
                     self._stage = _BODY
                     return
+        elif self.url.startswith(fast_lane.FIND_URL) and self._take_the_lane_to_find():
+            self._stage = _BODY
+            return
         try:
             self._go_the_normal_way()
         except KnownasError as error:
@@ -363,6 +367,23 @@ class Protocol(HttpToolsProtocol):
             self._memory = None
         return True
 
+    def _take_the_lane_to_find(self) -> bool:
+        lane = self._edge.finding_lane
+        if lane is None or self.parser.get_method() != b"GET" or not self._is_ordinary():
+            return False
+        look_up = fast_lane.read_look_up(self.url, self.headers)
+        if look_up is None:
+            return False
+        answer = lane.find(look_up, self.server_state.default_headers, self._began_ns)
+        if answer is None:
+            return False
+        self._asked = look_up.asked
+        if isinstance(answer, bytes):
+            self.transport.write(answer)
+        else:
+            self._answer_when_done(lane, answer, LateAnswer(look_up.asked, None, self._began_ns))
+        return True
+
     def _take_the_lane_to_write(self, asked: Asked) -> bool:
         lane = self._edge.lane
         changed = None if lane is None else lane.write(asked, self._body)
@@ -384,7 +405,7 @@ class Protocol(HttpToolsProtocol):
     def _answer_when_done(
         self,
         lane: FastLane,
-        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile] | asyncio.Future[Holders]",
         late: LateAnswer,
     ) -> None:
         self.cycle = self._running = late
@@ -394,7 +415,7 @@ class Protocol(HttpToolsProtocol):
         self,
         lane: FastLane,
         late: LateAnswer,
-        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile] | asyncio.Future[Holders]",
     ) -> None:
         """Write what the lane answers now that the storage has answered, and go on."""
         dated = self.server_state.default_headers

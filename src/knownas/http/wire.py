@@ -329,7 +329,7 @@ def media_type_of(headers: Headers, body: bytes, if_empty: str | None, *allowed:
     """
     if not body:
         raise ValidationError(if_empty)
-    said = headers.get("content-type").partition(b";")[0].strip().lower() or allowed[0]
+    said = (headers.get("content-type") or allowed[0]).partition(b";")[0].strip().lower()
     names = " or ".join(one.decode() for one in allowed)
     message = f"Send the body as {names}, without a Content-Encoding."
     if said not in allowed:

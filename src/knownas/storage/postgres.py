@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
+from knownas.editing import Edit, Needs
 from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
@@ -33,7 +34,7 @@ from knownas.storage import (
 )
 from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
-from knownas.storage.postgres_bulk import Job
+from knownas.storage.postgres_edit import Job
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
@@ -48,6 +49,10 @@ LOOKERS: Final = 1
 """Connections for batches and reverse look-ups, which are not to hold up the hot reads."""
 LOOKUPS_AT_ONCE: Final = 32
 """A reverse look-up may find many profiles, a hot read finds one."""
+EDITS_AT_ONCE: Final = 100
+"""Edits to a transaction: one may be as much as several writes."""
+FEW_REFS: Final = 10
+"""An edit that asks for more profiles has a transaction of its own."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
 FOLLOWERS: Final = 1
@@ -102,6 +107,12 @@ class PostgresStorage:
         self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, apps.keys, seconds)
         self._pings: Gathering[None, None] = Gathering(self._readers, _ping, seconds)
         self._writes: Gathering[Write, Profile] = Gathering(self._writers, self._write, seconds)
+        self._edits: Gathering[Job, Any] = Gathering(
+            self._writers, self._edit, seconds, at_once=EDITS_AT_ONCE
+        )
+        self._long_edits: Gathering[Job, Any] = Gathering(
+            self._writers, self._edit, seconds, at_once=1
+        )
         self._pages: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
             self._followers, _in_turn, seconds
         )
@@ -111,6 +122,9 @@ class PostgresStorage:
 
     async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
         return await write(link, group)
+
+    async def _edit(self, link: Link, group: list[Job]) -> list[Any]:
+        return await postgres_edit.edit(link, group)
 
     # --- profiles ---------------------------------------------------------------------------
 
@@ -146,6 +160,8 @@ class PostgresStorage:
         """See `Storage.holders`."""
         return self._holders.put((app, sought))
 
+    holders_in_turn = holders
+
     async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
         """See `Storage.holders_of_each`."""
         return await self._batches_of_holders.put((app, wanted))
@@ -179,7 +195,7 @@ class PostgresStorage:
         self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
     ) -> int:
         """See `Storage.add_profiles`."""
-        job, brought = Job(app, now, by), list(profiles)
+        job, brought = postgres_bulk.Job(app, now, by), list(profiles)
         return await self._do(lambda link: postgres_bulk.add(link, job, brought), long=True)
 
     async def profiles_after(
@@ -198,7 +214,7 @@ class PostgresStorage:
         by: Source = SERVER,
     ) -> int:
         """See `Storage.replace_profiles`."""
-        job, old, brought = Job(app, now, by), list(gone), list(new)
+        job, old, brought = postgres_bulk.Job(app, now, by), list(gone), list(new)
         return await self._do(
             lambda link: postgres_bulk.replace(link, job, old, brought), long=True
         )
@@ -207,6 +223,21 @@ class PostgresStorage:
         """See `Storage.count_profiles`."""
         rows = await self._do(lambda link: link.fetch(_COUNT_PROFILES, app), long=True)
         return int(rows[0][0])
+
+    async def edit(
+        self,
+        app: AppId,
+        work: Callable[[Edit], T],
+        *,
+        now: int,
+        by: Source = SERVER,
+        needs: Needs | None = None,
+    ) -> T:
+        """See `Storage.edit`."""
+        job = Job(app, work, needs or Needs(), now, by)
+        edits = self._edits if len(job.needs.refs) <= FEW_REFS else self._long_edits
+        made: T = await edits.put(job)
+        return made
 
     # --- history, feed and counts ---------------------------------------------------------------
 

@@ -20,8 +20,13 @@ from knownas.storage.postgres_changes import (
 )
 from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import ProfileKey, columns, locked_profiles
-from knownas.storage.postgres_state import Customers, Profiles
+from knownas.storage.postgres_reads import (
+    Customers,
+    ProfileKey,
+    Profiles,
+    columns,
+    locked_profiles,
+)
 from knownas.storage.postgres_writes import (
     CLAIM_CUSTOMERS,
     CUSTOMER_COLUMNS,

@@ -337,6 +337,8 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
             connection.execute(_DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
+    if before is None or customer_before != after.customer_user_id:
+        sqlite_aliases.end(connection, app, _names(after))
     shared = _index(
         connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
     )
@@ -407,14 +409,19 @@ def _add(
         number = connection.last_insert_rowid()
         if profile.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, profile.customer_user_id, number))
+        if has_merged:
+            sqlite_aliases.end(connection, app, _names(profile))
         added.append((number, new))
     return added
 
 
 def _was_merged(connection: apsw.Connection, app: AppId, profile: Profile) -> bool:
     """Tell whether the id or the customer of a profile leads to another one."""
-    names = alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
-    return any(name is not None and _follow(connection, app, name) for name in names)
+    return any(name is not None and _follow(connection, app, name) for name in _names(profile))
+
+
+def _names(profile: Profile) -> tuple[str | None, str | None]:
+    return alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
 
 
 def _index_all(
