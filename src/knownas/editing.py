@@ -78,22 +78,15 @@ class Edit(Protocol):
     ) -> Profile:
         """Write a profile, new where `before` is None, and return it as it is kept.
 
-<<<<<<< HEAD
         Its time and revision are the storage's. Nothing is written where nothing differs, unless
         the change `undoes` a merge, which its entry in the history then tells. A customer must be
-        free: taken from whoever had it before. Identifiers of the `exclusive` kinds are claimed:
-        of two transactions that claim one at once, one is made anew and finds the other's.
+        free: taken from whoever had it before. An id or a customer that is a profile's own leads
+        nowhere else any more. Identifiers of the `exclusive` kinds are claimed: of two
+        transactions that claim one at once, one is made anew and finds the other's.
 
         Raises Unauthorized for a new profile where the app was deleted, and ProfileNotFound for an
         id or a customer, new to the profile, that was erased; with `anew` it is someone else's
         from then on.
-=======
-        Its time and revision are the storage's. Nothing is written where nothing differs. A
-        customer must be free: taken from whoever had it before. An id or a customer that is a
-        profile's own leads nowhere else any more. Identifiers of the `exclusive`
-        kinds are claimed: of two transactions that claim one at once, one is made anew and
-        finds the other's. Raises Unauthorized for a new profile where the app was deleted.
->>>>>>> fa7d0420ba8c2e8b1a9134d60c1dd99867f3347f
         """
         ...
 

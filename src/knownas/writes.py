@@ -208,15 +208,8 @@ def bind_customer(
             )
         if owner is not None and owner.customer_user_id == customer:
             edit.put(owner, msgspec.structs.replace(owner, customer_user_id=None))
-<<<<<<< HEAD
-        name, _ = alias_names(ProfileRef(customer))
-        if name is not None and edit.alias(name) is not None:
-            edit.lead(name, None)
     after = msgspec.structs.replace(profile, customer_user_id=customer)
     return edit.put(profile, after, anew=True)
-=======
-    return edit.put(profile, msgspec.structs.replace(profile, customer_user_id=customer))
->>>>>>> fa7d0420ba8c2e8b1a9134d60c1dd99867f3347f
 
 
 def once(
