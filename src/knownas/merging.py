@@ -169,7 +169,8 @@ def undo(edit: Edit, source_id: ProfileId) -> Undone:
     customer = _freed(edit, before.customer_user_id, kept)
     if kept.customer_user_id is not None:
         _freed(edit, kept.customer_user_id, kept)
-    source = edit.put(None, msgspec.structs.replace(before, customer_user_id=customer))
+    # Who is known of was not erased, or is about to be again (`knownas.replaying`).
+    source = edit.put(None, msgspec.structs.replace(before, customer_user_id=customer), anew=True)
     return Undone(kept, source)
 
 

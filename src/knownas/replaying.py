@@ -13,7 +13,16 @@ import msgspec
 
 from knownas import merging
 from knownas.editing import Edit
-from knownas.erasing import Erasure, Person, Record, Subjects, Tombstone, Whom, names_of
+from knownas.erasing import (
+    Erasure,
+    Person,
+    Record,
+    Subjects,
+    Tombstone,
+    Whom,
+    names_of,
+    profile_name,
+)
 from knownas.errors import HistoryExpired, ProfileNotFound, ValidationError
 from knownas.history import Source
 from knownas.ledger import Entry
@@ -157,8 +166,8 @@ class _Replay:
         stone, whom = self._found[name], _whom(name)
         try:
             person = await self._storage.erasures.person(self._app.id, whom)
-            if person.profile is not None and name not in (direct := names_of(person.profile)):
-                if any(other in self._found for other in direct):
+            if person.profile is not None and name not in names_of(person.profile):
+                if profile_name(person.profile.profile_id) in self._found:
                     return False  # goes by its own name, with all that was merged into it
                 if not await self._take_apart(name):
                     return False

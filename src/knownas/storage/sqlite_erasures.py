@@ -118,7 +118,7 @@ class SqliteErasures:
                 kept = record(person)
             with _overwriting(connection):
                 sqlite_person.take_out(connection, app, person, now)
-            sqlite_tombstones.put(connection, app, kept.tombstones)
+            sqlite_tombstones.erect(connection, app, kept.tombstones)
             if kept.erasure is not None:
                 _keep(connection, app, [kept.erasure])
             sqlite_changes.note_erasure(connection, app, ProfileId(kept.id), now, by)

@@ -22,6 +22,12 @@ _AFTER: Final = f"""
 SELECT {_COLUMNS} FROM tombstones WHERE app_id = ? AND subject > ? ORDER BY subject LIMIT ?
 """  # noqa: S608 - the columns are a constant
 _REVIVE: Final = "UPDATE tombstones SET revived_at = ? WHERE app_id = ? AND subject = ?"
+_ERECT: Final = """
+INSERT INTO tombstones (app_id, subject, erasure_id, erased_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (app_id, subject) DO UPDATE SET
+  erasure_id = excluded.erasure_id, erased_at = excluded.erased_at, revived_at = NULL
+WHERE erased_at <= excluded.erased_at
+"""
 _PUT: Final = """
 INSERT INTO tombstones (app_id, subject, erasure_id, erased_at, revived_at) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (app_id, subject) DO UPDATE SET
@@ -64,8 +70,14 @@ def after(connection: apsw.Connection, app: AppId, subject: bytes, limit: int) -
     return [_to_tombstone(*row) for row in connection.execute(_AFTER, (app, subject, limit))]
 
 
+def erect(connection: apsw.Connection, app: AppId, tombstones: Iterable[Tombstone]) -> None:
+    """Write tombstones of who was erased just now, in the place of none that is newer."""
+    for subject, erasure_id, erased_at, _ in tombstones:
+        connection.execute(_ERECT, (app, subject, to_blob(ProfileId(erasure_id)), erased_at))
+
+
 def put(connection: apsw.Connection, app: AppId, tombstones: Iterable[Tombstone]) -> None:
-    """Write tombstones, in the place of none that is newer."""
+    """Write tombstones that were made elsewhere, in the place of none that is newer."""
     for subject, erasure_id, *times in tombstones:
         connection.execute(_PUT, (app, subject, to_blob(ProfileId(erasure_id)), *times))
 
@@ -81,7 +93,7 @@ def admit(  # noqa: PLR0913 - both states, and who may begin anew
 ) -> Profile:
     """Return the profile to write, where none of the names that are new to it was erased.
 
-    With `anew_at` it is someone else's from that time on, and begins no earlier than the erasure.
+    With `anew_at` it is someone else's from that time on, who begins no earlier than the erasure.
     Raises ProfileNotFound, and Unauthorized for a new profile where the app was deleted.
     """
     is_bound = before is None or before.customer_user_id != after.customer_user_id
@@ -100,8 +112,8 @@ def admit(  # noqa: PLR0913 - both states, and who may begin anew
         raise ProfileNotFound
     for stone in found:
         connection.execute(_REVIVE, (anew_at, app, stone.subject))
-    if before is not None:
-        return after
+    if before is not None or after.created_at < anew_at:
+        return after  # it has begun before
     erased_at = max(stone.erased_at for stone in found)
     return msgspec.structs.replace(after, created_at=max(after.created_at, erased_at))
 
