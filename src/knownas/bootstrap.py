@@ -100,6 +100,8 @@ def restore(
     ledger_path = settings.erasure_ledger or sqlite_erasures.ledger_beside(path)
     entries = ledger.read([ledger_path])
     subjects = Subjects(Vault.open(settings.master_key_file))
+    for entry in entries:  # before anything is copied
+        subjects.key_id(entry.app, entry.key)
     replayed: list[Replayed] = []
 
     async def replay(file: str) -> None:

@@ -21,7 +21,6 @@ _BY: Final = Source("erasure")
 @click.argument("words", nargs=-1, metavar="[[KIND] VALUE]")
 @who_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--now", "at_once", is_flag=True, help="Also write the pages anew at once.")
 @app_option
 @json_option
 @database_option
@@ -33,7 +32,6 @@ async def erase(  # noqa: PLR0913 - the options of the command
     customer: str | None,
     profile_id: str | None,
     yes: bool,
-    at_once: bool,
     app_name: str,
     as_json: bool,
 ) -> None:
@@ -44,10 +42,7 @@ async def erase(  # noqa: PLR0913 - the options of the command
         person = await registry.eraser.person(app, whom)
         click.confirm(f"Erase {_counted(person)}? There is no undo.", abort=True)
     erased = await registry.eraser.erase(app, whom, by=_BY)
-    if at_once:
-        await registry.eraser.finish()
-    else:
-        await registry.eraser.finish_if_due()
+    await registry.eraser.finish_if_due()
     signed = await registry.eraser.receipt(app, erased.signed.receipt.id)
     emit({"receipt": signed.receipt, "signed": signed.text}, as_json, _lines(signed.receipt))
 
@@ -111,6 +106,16 @@ def erasures_verify(*, public_key: str, signed: str, as_json: bool) -> None:
         emit({"receipt": found}, as_json, _lines(found))
 
     telling_errors(run)
+
+
+@erasures_group.command("finish")
+@json_option
+@database_option
+@on_registry
+async def erasures_finish(registry: Registry, *, as_json: bool) -> None:
+    """Do now what erasures wait for from this server, which may hold up writes for a while."""
+    await registry.eraser.finish()
+    emit({"finished": True}, as_json, "Nothing waits for this server any more.")
 
 
 @erasures_group.command("replay")
