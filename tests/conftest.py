@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, TypedDict, Unpack
+from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 import httpx2
 import msgspec
@@ -27,6 +27,7 @@ ANSWER_SECONDS: Final = 10
 
 IDENTIFIERS_PATH: Final = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
 PROFILE_PATH: Final = "/api/v2/server-side-api/profile/"
+NATIVE_PATH: Final = "/api/v1/profile/"
 SDK_PATH: Final = "/api/v1/sdk/integration/profile/set/integration-identifiers/"
 
 LOOKALIKES: Final = (
@@ -197,6 +198,15 @@ def ask(
     return exchange(server, raw_request(server, method, path, headers, body, **who))
 
 
+def make_profile(server: Server, customer: str, **values: str) -> dict[str, Any]:
+    """Make a customer's profile with identifiers; return it as the native API shows it."""
+    assert ask(server, "POST", PROFILE_PATH, customer=customer).is_success
+    if values:
+        assert ask(server, "POST", IDENTIFIERS_PATH, body=values, customer=customer).is_success
+    made: dict[str, Any] = ask(server, "GET", NATIVE_PATH, customer=customer).json()["data"]
+    return made
+
+
 def sealed(body: str) -> str:
     """Return a key of our own form with its checksum, made as docs/keys.md says."""
     number, checksum = zlib.crc32(body.encode()), ""
@@ -281,6 +291,15 @@ def server(database: str) -> Iterator[Server]:
         for key_type in ("secret", "public")
     )
     yield Server(f"http://127.0.0.1:{port}", key, public_key, database)
+    assert stop(process) == 0
+
+
+@pytest.fixture(scope="module")
+def second(server: Server) -> Iterator[Server]:
+    """Give another server process on the same database, with the same keys."""
+    port = free_port()
+    process = start(server.database, port)
+    yield server._replace(url=f"http://127.0.0.1:{port}")
     assert stop(process) == 0
 
 

@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from conftest import (
-    IDENTIFIERS_PATH,
     INJECTIONS,
     LOOKALIKES,
-    PROFILE_PATH,
+    NATIVE_PATH,
     Server,
     ask,
     error_code,
+    make_profile,
     raw_request,
     sources,
 )
@@ -28,19 +28,9 @@ from conftest import (
 DATABASES = ("sqlite", "postgresql")
 
 BATCH = "/api/v1/batch/read/"
-NATIVE = "/api/v1/profile/"
 LIMIT = 4 * 1024 * 1024
 JSON, LINES = "application/json", "application/x-ndjson"
 ABSENT_ID = "00000009-aaaa-4bbb-8ccc-000000000000"
-
-
-def make(server: Server, customer: str, **values: str) -> dict[str, Any]:
-    """Make a profile with identifiers and return it as the native API shows it."""
-    assert ask(server, "POST", PROFILE_PATH, customer=customer).is_success
-    if values:
-        assert ask(server, "POST", IDENTIFIERS_PATH, body=values, customer=customer).is_success
-    made: dict[str, Any] = ask(server, "GET", NATIVE, customer=customer).json()["data"]
-    return made
 
 
 def read(server: Server, *items: object) -> list[Any]:
@@ -68,8 +58,8 @@ def lines(items: Iterable[object]) -> bytes:
 
 def test_each_item_has_its_result_in_order(server: Server) -> None:
     """A profile by id, customer or both, an identifier by kind or alone: each as asked."""
-    one = make(server, "one", branch_id="b-one", appsflyer_id="a-one")
-    two = make(server, "two", mixpanel_user_id="a-one")
+    one = make_profile(server, "one", branch_id="b-one", appsflyer_id="a-one")
+    two = make_profile(server, "two", mixpanel_user_id="a-one")
     assert read(
         server,
         {"customer_user_id": "two"},
@@ -92,14 +82,16 @@ def test_each_item_has_its_result_in_order(server: Server) -> None:
 
 def test_profile_with_one_value_as_two_kinds_comes_once(server: Server) -> None:
     """By a value alone a profile is one result, whatever it has the value as."""
-    both = make(server, "both", branch_id="twice", appsflyer_id="twice")
+    both = make_profile(server, "both", branch_id="twice", appsflyer_id="twice")
     assert read(server, {"value": "twice"}) == [{"profiles": [both], "more": False}]
 
 
 def test_many_holders_are_cut_at_ten(server: Server) -> None:
     """Of more than ten holders ten come, and it is said that there are more."""
     for number in range(11):
-        make(server, f"crowd-{number}", branch_id="eleven", appsflyer_id=f"ten-{number == 10}")
+        make_profile(
+            server, f"crowd-{number}", branch_id="eleven", appsflyer_id=f"ten-{number == 10}"
+        )
     eleven, ten = read(server, {"value": "eleven"}, {"kind": "appsflyer_id", "value": "ten-False"})
     assert (len(eleven["profiles"]), eleven["more"]) == (10, True)
     assert (len(ten["profiles"]), ten["more"]) == (10, False)
@@ -141,7 +133,7 @@ def test_bad_item_fails_alone(
 ) -> None:
     """It gets the contract's error in its place; its neighbours are served."""
     good = {"customer_user_id": "kept"}
-    kept = make(server, "kept")
+    kept = make_profile(server, "kept")
     if as_lines:
         answer = post(server, lines([good, item, good]), Content_Type=LINES)
         first, error, last = answer.json()["data"]
@@ -155,8 +147,8 @@ def test_bad_item_fails_alone(
 
 def test_two_profiles_named_are_a_conflict(server: Server) -> None:
     """An item whose two halves name two profiles is refused as the headers would be."""
-    make(server, "left")
-    right = make(server, "right")
+    make_profile(server, "left")
+    right = make_profile(server, "right")
     (error,) = read(server, {"customer_user_id": "left", "profile_id": right["profile_id"]})
     assert (error["error_code"], error["status_code"]) == ("profile_conflict", 400)
 
@@ -169,7 +161,7 @@ def test_near_kind_is_named(server: Server) -> None:
 
 def test_row_05_what_another_app_has_is_absent(server: Server, other: Server) -> None:
     """Through another app's key every item answers what nobody has."""
-    mine = make(server, "of-one-app", branch_id="of-one-app")
+    mine = make_profile(server, "of-one-app", branch_id="of-one-app")
     assert read(
         other,
         {"customer_user_id": "of-one-app"},
@@ -190,7 +182,7 @@ def test_row_05_what_another_app_has_is_absent(server: Server, other: Server) ->
 def test_rows_07_and_24_texts_are_kept_apart(server: Server) -> None:
     """Customers and values that look alike, or like code, each find their own profile."""
     texts = [*LOOKALIKES, *INJECTIONS]
-    made = [make(server, text, branch_id=f"-{text}-") for text in texts]
+    made = [make_profile(server, text, branch_id=f"-{text}-") for text in texts]
     assert read(server, *({"customer_user_id": text} for text in texts)) == [
         {"profile": one} for one in made
     ]
@@ -239,7 +231,7 @@ def test_row_10_bad_body_is_refused(
 
 def test_thousand_items_are_taken(server: Server) -> None:
     """A thousand items of all sorts have a thousand results."""
-    thousand = make(server, "thousand", branch_id="thousand")
+    thousand = make_profile(server, "thousand", branch_id="thousand")
     sorts = [
         ({"customer_user_id": "thousand"}, {"profile": thousand}),
         ({"value": "thousand"}, {"profiles": [thousand], "more": False}),
@@ -251,7 +243,7 @@ def test_thousand_items_are_taken(server: Server) -> None:
 
 def test_row_09_body_has_at_most_4_mib(server: Server) -> None:
     """A body of just 4 MiB is taken, one byte more is a 413, also without an announced length."""
-    make(server, "large")
+    make_profile(server, "large")
     head, tail = b'{"items":[{"customer_user_id":"large"}', b"]}"
     body = head + b" " * (LIMIT - len(head + tail)) + tail
     assert post(server, body).status_code == 200
@@ -269,7 +261,7 @@ def test_row_09_body_has_at_most_4_mib(server: Server) -> None:
 
 def test_row_12_media_types(server: Server) -> None:
     """JSON and lines are taken, with any parameters; anything else is a 415 that says so."""
-    make(server, "typed")
+    make_profile(server, "typed")
     item = b'{"customer_user_id":"typed"}'
     for media_type, body in (
         (f"{JSON}; charset=utf-8", b'{"items":[' + item + b"]}"),
@@ -291,8 +283,8 @@ def test_row_12_media_types(server: Server) -> None:
 
 def test_lines_are_taken_and_given(server: Server) -> None:
     """A line in is a line out, each as it would be in an object; either way round, too."""
-    make(server, "line-1", branch_id="line")
-    make(server, "line-2", branch_id="line")
+    make_profile(server, "line-1", branch_id="line")
+    make_profile(server, "line-2", branch_id="line")
     items: list[object] = [
         {"customer_user_id": "line-1"},
         {"customer_user_id": "absent"},
@@ -325,7 +317,7 @@ def dechunked(content: bytes) -> bytes:
 
 def test_line_that_is_no_json_fails_alone(server: Server) -> None:
     """Each line is parsed by itself, as strictly as a body; blank ones do not count."""
-    make(server, "lonely")
+    make_profile(server, "lonely")
     good = b'{"customer_user_id":"lonely"}'
     bad = (
         (b"{", "parse_error"),
@@ -352,7 +344,9 @@ def test_number_of_lines_is_bounded(server: Server, body: bytes) -> None:
 def test_row_39_lines_wait_for_a_client_that_reads_slowly(server: Server) -> None:
     """A large answer comes whole to who pauses, and the server goes on meanwhile."""
     value = "x" * 255
-    make(server, "slow", **dict.fromkeys(("branch_id", "appsflyer_id", "adjust_device_id"), value))
+    make_profile(
+        server, "slow", **dict.fromkeys(("branch_id", "appsflyer_id", "adjust_device_id"), value)
+    )
     body = lines([{"customer_user_id": "slow"}] * 1_000)
     request = raw_request(server, "POST", BATCH, [("Content-Type", LINES), ("Accept", LINES)], body)
     url = httpx2.URL(server.url)
@@ -360,7 +354,7 @@ def test_row_39_lines_wait_for_a_client_that_reads_slowly(server: Server) -> Non
     with socket.create_connection((url.host, url.port), timeout=10) as connection:
         connection.sendall(request)
         time.sleep(0.5)
-        assert ask(server, "GET", NATIVE, customer="slow").status_code == 200
+        assert ask(server, "GET", NATIVE_PATH, customer="slow").status_code == 200
         while chunk := connection.recv(65_536):
             received += chunk
     body = dechunked(received.partition(b"\r\n\r\n")[2])

@@ -22,7 +22,7 @@ import postgres
 from knownas.http import fast_lane
 from knownas.http.app import FIND_ROUTE, HOT_ROUTE, create_app
 from knownas.http.cycle import Cycle, LateAnswer
-from knownas.http.fast_lane import Asked, FastLane, Headers, LookUp, Memory
+from knownas.http.fast_lane import Asked, FastLane, Headers, LookUp, LookUpMemory, Memory
 from knownas.http.protocol import Protocol
 from knownas.http.rates import KeyRates
 from knownas.http.server import _Config
@@ -42,12 +42,13 @@ Dialect = Literal["schema", "example", "live"]
 SEED: Final = 20_261_124
 ANSWERS_A_DIALECT: Final = 7_000
 ANSWERS_OVER_A_NETWORK: Final = 3_000
-PLAIN: Final = 0.59
+PLAIN: Final = 0.65
 LOOKALIKE: Final = 0.06
 WRITE: Final = 0.13
-LOOK_UP: Final = 0.06
-"""How much of what is sent is a GET that differs in one value only, how much only seems to, how
-much is a POST of identifiers, and how much a reverse look-up."""
+"""How much of what is sent is a GET that differs in one value only, how much only seems to, and
+how much is a POST of identifiers."""
+FINDING: Final = 0.12
+"""In how many conversations such a GET is a reverse look-up."""
 TURNS_OF_A_REFUSAL: Final = 10
 """Turns of the loop within which a request is answered that is not heard to its end."""
 DATES: Final = (b"Tue, 24 Nov 2026 11:14:00 GMT", b"Tue, 24 Nov 2026 11:14:01 GMT")
@@ -229,10 +230,11 @@ class Count:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Begin to count."""
-        self.lane = self.memory = self.writes = self.look_ups = self.asked = 0
+        self.lane = self.memory = self.writes = self.asked = 0
+        self.look_ups = self.known_look_ups = 0
         self._from_memory = False
         answer, write, find = FastLane.answer, FastLane.write, FastLane.find
-        plain_value = fast_lane.plain_value
+        plain_value, known_look_up = fast_lane.plain_value, fast_lane.known_look_up
         put = Gathering.put
 
         def counted_answer(
@@ -259,6 +261,11 @@ class Count:
             self.look_ups += found is not None
             return found
 
+        def counted_known(memory: LookUpMemory, data: bytes) -> LookUp | None:
+            known = known_look_up(memory, data)
+            self.known_look_ups += known is not None
+            return known
+
         def counted_value(memory: Memory, data: bytes) -> bytes | None:
             value = plain_value(memory, data)
             self._from_memory = value is not None
@@ -275,6 +282,7 @@ class Count:
         monkeypatch.setattr(FastLane, "write", counted_write)
         monkeypatch.setattr(FastLane, "find", counted_find)
         monkeypatch.setattr(fast_lane, "plain_value", counted_value)
+        monkeypatch.setattr(fast_lane, "known_look_up", counted_known)
 
     def _answered(self, _future: object) -> None:
         self.asked -= 1
@@ -324,7 +332,7 @@ class Client:
     def conversation(self) -> list[bytes]:
         """Return the segments of one connection."""
         dice = self._random
-        template = self._template()
+        template = self._finding() if dice.random() < FINDING else self._template()
         parts: list[bytes] = []
         for _ in range(dice.randint(1, 24)):
             kind = dice.random()
@@ -335,9 +343,6 @@ class Client:
                 parts += self._lookalike(template)
             elif kind < PLAIN + LOOKALIKE + WRITE:
                 parts.append(self._write())
-                self.requests += 1
-            elif kind < PLAIN + LOOKALIKE + WRITE + LOOK_UP:
-                parts.append(self._look_up())
                 self.requests += 1
             else:
                 parts.append(self._request())
@@ -451,31 +456,50 @@ class Client:
         lines = [self._line(*pair) for pair in headers]
         return b"".join([b"POST ", HOT, b" HTTP/1.1\r\n", *lines, b"\r\n", body])
 
-    def _look_up(self) -> bytes:
-        """Return a reverse look-up, now and then with something odd about it."""
+    def _finding(self) -> Callable[[bytes], bytes]:
+        """Return a maker of reverse look-ups that differ in their queries only."""
         dice = self._random
-        kind = dice.choice([b"branch_id"] * 7 + [b"appsflyer_id", b"adjust_device_id", b"x"])
-        value = dice.choice([b"b%d", b"v%d"]) % dice.randrange(50)
-        if dice.random() < 0.1:
-            value = dice.choice(
-                [b"", b"%20b1", b"b%31", b"b+1", b"b1#", b"x" * 256, b"\xc3\xa9", b"="]
-            )
-        pair = [b"kind=" + kind, b"value=" + value]
-        if dice.random() < 0.2:
-            pair += [dice.choice([b"limit=1", b"limit=x", b"", b"cursor=" + b"0" * 34, *pair])]
-        if dice.random() < 0.1:
-            pair.pop()
-        dice.shuffle(pair)
-        target = FIND if dice.random() < 0.9 else FIND.rstrip(b"/")
         headers = self._ordinary_headers()
         if dice.random() < 0.1:
             headers += self._who()
-        if dice.random() < 0.1:
+        if dice.random() < 0.2:
             headers.append(self._odd_header())
         dice.shuffle(headers)
+        lines = b"".join(self._line(*pair) for pair in headers)
         method = dice.choice([b"GET"] * 20 + [b"HEAD", b"POST"])
-        line = method + b" " + target + b"?" + b"&".join(pair) + b" HTTP/" + self._version()
-        return b"".join([line, b"\r\n", *(self._line(*it) for it in headers), b"\r\n"])
+        target = FIND if dice.random() < 0.9 else FIND.rstrip(b"/")
+        version = self._version()
+
+        def request(value: bytes) -> bytes:
+            query = self._query() if dice.random() < 0.7 else b"kind=branch_id&value=" + value
+            target_line = method + b" " + target + b"?" + query + b" HTTP/" + version
+            return target_line + b"\r\n" + lines + b"\r\n"
+
+        return request
+
+    def _query(self) -> bytes:
+        """Return the query of a reverse look-up, now and then with something odd about it."""
+        dice = self._random
+        kind = dice.choice([b"branch_id"] * 7 + [b"appsflyer_id", b"adjust_device_id", b"x"])
+        value = dice.choice([b"b%d", b"v%d"]) % dice.randrange(50)
+        if dice.random() < 0.15:
+            value = dice.choice(
+                [
+                    *(b"", b"%20b1", b"b%31", b"b+1", b"b1#", b"\xc3\xa9", b"=", b"b1 b1"),
+                    *(b"x" * 255, b"x" * 256, b"x" * 20_000, b"b1?", b"b1\r\nX: 1", b"b1\n"),
+                    b"b1 HTTP/1.1\r\nConnection: close",
+                    b"b1 HTTP/1.1\r\nHost: h\r\n\r\nGET " + FIND + b"?value=b2",
+                ]
+            )
+        pairs = [b"kind=" + kind, b"value=" + value]
+        if dice.random() < 0.15:
+            pairs.append(
+                dice.choice([b"limit=1", b"limit=x", b"", b"cursor=" + b"0" * 34, *pairs, b"a"])
+            )
+        if dice.random() < 0.1:
+            pairs.pop()
+        dice.shuffle(pairs)
+        return b"&".join(pairs)
 
     def _request(self) -> bytes:
         """Return a request with something odd about it, or with several such things."""
@@ -771,3 +795,4 @@ def test_both_ways_answer_the_same_bytes(
     assert count.memory >= 0.1 * answered
     assert count.writes >= 0.03 * answered
     assert count.look_ups >= 0.02 * answered
+    assert count.known_look_ups >= (0.005 * answered if database == "sqlite" else 0)

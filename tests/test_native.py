@@ -14,11 +14,13 @@ from conftest import (
     IDENTIFIERS_PATH,
     INJECTIONS,
     LOOKALIKES,
+    NATIVE_PATH,
     PROFILE_PATH,
     Server,
     Who,
     ask,
     error_code,
+    make_profile,
     sources,
 )
 from knownas.model import KINDS
@@ -26,18 +28,13 @@ from knownas.model import KINDS
 DATABASES = ("sqlite", "postgresql")
 
 FIND = "/api/v1/profiles/"
-NATIVE = "/api/v1/profile/"
 CLEAR = "/api/v1/profile/clear/"
 ID = "00000001-aaaa-4bbb-8ccc-000000000000"
 
 
 def make(server: Server, customer: str, **values: str) -> str:
     """Make a profile with identifiers and return its id."""
-    made = ask(server, "POST", PROFILE_PATH, customer=customer).json()["data"]
-    if values:
-        answer = ask(server, "POST", IDENTIFIERS_PATH, body=values, customer=customer)
-        assert answer.status_code == 200
-    profile_id: str = made["profile_id"]
+    profile_id: str = make_profile(server, customer, **values)["profile_id"]
     return profile_id
 
 
@@ -246,7 +243,7 @@ def test_row_05_another_apps_holder_is_nobody(server: Server, other: Server) -> 
     [
         ("GET", f"{FIND}?value=x"),
         ("GET", f"{FIND}?bad"),
-        ("GET", NATIVE),
+        ("GET", NATIVE_PATH),
         ("POST", CLEAR),
         ("POST", "/api/v1/batch/read/"),
     ],
@@ -265,7 +262,7 @@ def test_profile_is_answered_whole(server: Server) -> None:
     """A profile has its ids, set identifiers in their order, attributes and times."""
     profile_id = make(server, "whole", **{kind.name: f"v-{kind.name}" for kind in KINDS})
     for who in (Who(customer="whole"), Who(profile=profile_id.upper())):
-        data = ask(server, "GET", NATIVE, **who).json()["data"]
+        data = ask(server, "GET", NATIVE_PATH, **who).json()["data"]
         assert list(data) == [
             *("profile_id", "customer_user_id", "identifiers"),
             *("custom_attributes", "created_at", "updated_at", "revision"),
@@ -281,11 +278,11 @@ def test_profile_is_answered_whole(server: Server) -> None:
 def test_anonymous_profile_has_no_customer(server: Server) -> None:
     """Without a customer and identifiers a profile has null and an empty object."""
     assert ask(server, "POST", PROFILE_PATH, profile=ID).is_success
-    data = ask(server, "GET", NATIVE, profile=ID).json()["data"]
+    data = ask(server, "GET", NATIVE_PATH, profile=ID).json()["data"]
     assert (data["customer_user_id"], data["identifiers"]) == (None, {})
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", NATIVE), ("POST", CLEAR)])
+@pytest.mark.parametrize(("method", "path"), [("GET", NATIVE_PATH), ("POST", CLEAR)])
 def test_who_is_named_as_in_the_compatible_api(server: Server, method: str, path: str) -> None:
     """Nobody named, somebody unknown, two different profiles: the contract's errors."""
     one, two = make(server, "who-1"), make(server, "who-2")
@@ -305,7 +302,7 @@ def test_who_is_named_as_in_the_compatible_api(server: Server, method: str, path
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body"), [("GET", NATIVE, None), ("POST", CLEAR, {"kinds": "all"})]
+    ("method", "path", "body"), [("GET", NATIVE_PATH, None), ("POST", CLEAR, {"kinds": "all"})]
 )
 def test_row_05_another_apps_profile_is_absent(
     server: Server, other: Server, method: str, path: str, body: object
@@ -338,7 +335,7 @@ def test_named_kinds_are_cleared(full: Server) -> None:
     answer = ask(full, "POST", CLEAR, body=body, customer="full")
     assert answer.status_code == 200
     assert answer.json()["data"]["identifiers"] == {"appsflyer_id": "full-a"}
-    assert answer.json() == ask(full, "GET", NATIVE, customer="full").json()
+    assert answer.json() == ask(full, "GET", NATIVE_PATH, customer="full").json()
     assert found(full, value="full-b") == []
     assert found(full, value="full-a") == [("appsflyer_id", "full")]
 
@@ -356,7 +353,7 @@ def test_all_kinds_are_cleared_by_one_word(full: Server) -> None:
 
 def test_clearing_what_is_not_set_changes_nothing(full: Server) -> None:
     """Clearing twice is as once: the profile stays as it is, its time of change too."""
-    before = ask(full, "GET", NATIVE, customer="full").content
+    before = ask(full, "GET", NATIVE_PATH, customer="full").content
     body = {"kinds": ["mixpanel_user_id"]}
     answer = ask(full, "POST", CLEAR, body=body, customer="full")
     assert (answer.status_code, answer.content) == (200, before)
@@ -395,7 +392,7 @@ def test_bad_clearing_is_refused_whole(
     answer = ask(full, "POST", CLEAR, body=body, customer="full")
     assert error_code(answer) == (400, code)
     assert sources(answer) == expected
-    kept: dict[str, Any] = ask(full, "GET", NATIVE, customer="full").json()["data"]
+    kept: dict[str, Any] = ask(full, "GET", NATIVE_PATH, customer="full").json()["data"]
     assert kept["identifiers"] == {"appsflyer_id": "full-a", "branch_id": "full-b"}
 
 

@@ -140,6 +140,28 @@ async def test_edit_sees_what_it_has_written(storage: Storage, app: App) -> None
     assert await storage.check() == []
 
 
+async def test_profile_is_made_again_in_the_edit_that_removed_it(
+    storage: Storage, app: App
+) -> None:
+    """Its revisions go on, and what it has no longer is free, its customer too."""
+    await added(storage, app, profile(1, "a", branch_id="b"), profile(2))
+
+    def work(edit: Edit) -> list[int]:
+        one, two = edit.find(by_id(1))[1], edit.find(by_id(2))[1]
+        assert one is not None
+        assert two is not None
+        end = edit.remove(one)
+        edit.put(two, profile(2, "a", branch_id="b"), exclusive=[BRANCH])
+        return [end, edit.put(None, profile(1, "c")).revision]
+
+    assert await storage.edit(app.id, work, now=5) == [2, 3]
+    for customer, number in (("a", 2), ("c", 1)):
+        assert (await storage.profile(app.id, ProfileRef(customer))).profile_id == IDS[number]
+    history = await storage.history(app.id, IDS[1], before=None, limit=9)
+    assert [it.action for it in history] == ["created", "deleted", "created"]
+    assert await storage.check() == []
+
+
 async def test_edit_finds_its_own_answer_and_change(storage: Storage, app: App) -> None:
     """What was kept and noted in an edit is there for it, and for those after it."""
     await added(storage, app, profile(1))

@@ -690,6 +690,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
+@pytest.mark.timeout(600)
 def test_storage_does_as_a_dict_does(new_database: Callable[[], Open]) -> None:
     """Whatever sequence of uses is made, each returns or raises what it does on the dict."""
 
@@ -702,5 +703,5 @@ def test_storage_does_as_a_dict_does(new_database: Callable[[], Open]) -> None:
 
     run_state_machine_as_test(
         Machine,
-        settings=settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True),
+        settings=settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True),
     )

@@ -267,6 +267,7 @@ def create_app(
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
     app.state.draining = asyncio.Event()
+    app.state.watch = feed.Watch(registry, app.state.draining)
     app.state.rates = KeyRates()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app

@@ -47,11 +47,10 @@ if TYPE_CHECKING:
 Headers = list[tuple[bytes, bytes]]
 
 HOT_URLS: Final = frozenset({HOT_ROUTE.path.encode(), HOT_ROUTE.path.rstrip("/").encode()})
-FIND_URL: Final = FIND_ROUTE.path.rstrip("/").encode()
-"""What the URL of each reverse look-up begins with."""
-_plain_look_up: Final = re.compile(
-    re.escape(FIND_URL) + rb"/?\?(?:kind=(?P<kind>[a-z_]+)&)?"
-    rb"value=(?P<value>[0-9A-Za-z._~:-]+)(?:&kind=(?P<kind_behind>[a-z_]+))?"
+FIND_URLS: Final = (f"{FIND_ROUTE.path}?".encode(), f"{FIND_ROUTE.path.rstrip('/')}?".encode())
+"""What the URL of a reverse look-up begins with."""
+_plain_query: Final = re.compile(
+    rb"(?:kind=([a-z_]+)&)?value=([0-9A-Za-z._~:-]+)(?:&kind=([a-z_]+))?"
 ).fullmatch
 
 (
@@ -119,6 +118,14 @@ class LookUp(NamedTuple):
     """By whom it is asked; it names no profile."""
     kind: int
     value: bytes
+
+
+class LookUpMemory(NamedTuple):
+    """A reverse look-up that was answered: its bytes around another plain query are another."""
+
+    before: bytes
+    after: bytes
+    asked: Asked
 
 
 class Memory(NamedTuple):
@@ -324,14 +331,19 @@ def read_write(headers: Headers) -> Asked | None:
 
 def read_look_up(url: bytes, headers: Headers) -> LookUp | None:
     """Return what a reverse look-up asks: by kind and a plain value, and in no other way."""
-    found = _plain_look_up(url)
-    if found is None or (found["kind"] is None) == (found["kind_behind"] is None):
-        return None
-    kind = KIND_NUMBER.get((found["kind"] or found["kind_behind"]).decode())
     asked = _read(headers, _ROLES_IN_A_LOOK_UP)
-    if kind is None or asked is None:
+    return None if asked is None else _look_up(asked, url.partition(b"?")[2])
+
+
+def _look_up(asked: Asked, query: bytes) -> LookUp | None:
+    found = _plain_query(query)
+    if found is None:
         return None
-    return LookUp(asked, kind, found["value"])
+    before, value, behind = found.groups()
+    kind = KIND_NUMBER.get((before or behind or b"").decode())
+    if kind is None or (before and behind):
+        return None
+    return LookUp(asked, kind, value)
 
 
 def _read(headers: Headers, roles: dict[bytes, int], *, writes: bool = False) -> Asked | None:
@@ -389,3 +401,22 @@ def plain_value(memory: Memory, data: bytes) -> bytes | None:
     if value != value.strip(b" "):
         return None
     return value
+
+
+def asks_who(asked: Asked) -> bool:
+    """Tell whether it was a reverse look-up that asked it."""
+    return asked.by == _OTHER_WAY
+
+
+def remember_look_up(data: bytes, asked: Asked) -> LookUpMemory:
+    """Return what to remember of a reverse look-up that was `data`."""
+    start = data.index(b"?") + 1
+    return LookUpMemory(data[:start], data[data.index(b" ", start) :], asked)
+
+
+def known_look_up(memory: LookUpMemory, data: bytes) -> LookUp | None:
+    """Return what `data` looks up, if it has the remembered bytes around a plain query."""
+    before, after, asked = memory
+    if data.startswith(before) and data.endswith(after):
+        return _look_up(asked, data[len(before) : -len(after)])
+    return None

@@ -15,12 +15,17 @@ from knownas.history import ChangesPage
 from knownas.http import query, wire
 from knownas.http.asking import authenticated, registry_of
 from knownas.model import AppId
+from knownas.registry import Registry
 
 MAX_CHANGES: Final = 1_000
 DEFAULT_CHANGES: Final = 100
 MAX_WAIT_SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.25
-"""How often a follower that waits looks for what another process may have written."""
+"""How often is looked, for those who wait, for what any process may have written."""
+GONE_SECONDS: Final = 5.0
+"""How late it may be noticed that a client has gone that waits for a page."""
+READS_AT_ONCE: Final = 8
+"""Of those who waited: what they do not read yet leaves other reads their turn."""
 HEARTBEAT_SECONDS: Final = 15.0
 """How long a stream may be silent: proxies take a silent one for dead."""
 NOW: Final = "now"
@@ -66,15 +71,61 @@ async def _after(request: Request, given: dict[str, str], *, streams: bool) -> s
     return await registry_of(request).end_of_changes() if after == NOW else after
 
 
+class Watch:
+    """Looks whether the feed has gone on, once for all who wait in a process.
+
+    So that who waits costs nothing, however many they are.
+    """
+
+    def __init__(self, registry: Registry, draining: asyncio.Event) -> None:
+        """Watch the feed of a registry until the server is `draining`."""
+        self.draining = draining
+        self.reading = asyncio.Semaphore(READS_AT_ONCE)
+        self._registry = registry
+        self._waiting: dict[asyncio.Future[None], str] = {}
+        self._looking: asyncio.Future[None] | None = None
+
+    async def beyond(self, cursor: str, seconds: float) -> bool:
+        """Wait until the feed may go on after a cursor, or the server stops; False in vain."""
+        moved = asyncio.get_running_loop().create_future()
+        self._waiting[moved] = cursor
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+        try:
+            await asyncio.wait_for(moved, seconds)
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting[moved]
+        return True
+
+    async def _look(self) -> None:
+        while self._waiting:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.draining.wait(), LOOK_SECONDS)
+            end = None
+            # Who waits is to meet the error himself, and so is woken.
+            with contextlib.suppress(KnownasError):
+                end = None if self.draining.is_set() else await self._registry.end_of_changes()
+            for moved, cursor in self._waiting.items():
+                if cursor != end and not moved.done():
+                    moved.set_result(None)
+
+
 class _Follower:
     """Reads the feed of one app, and waits where there is nothing."""
 
     def __init__(self, request: Request, app: AppId, limit: int) -> None:
         self._request = request
         self._registry = registry_of(request)
+        self._watch: Watch = request.app.state.watch
         self._app = app
-        self.limit = limit
-        self.draining: asyncio.Event = request.app.state.draining
+        self._limit = limit
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether the server stops."""
+        return self._watch.draining.is_set()
 
     async def read(self, after: str | None, seconds: float) -> ChangesPage:
         """Return what came after a cursor, or nothing when that many seconds are over.
@@ -82,16 +133,18 @@ class _Follower:
         It is also nothing when the server stops, or nobody is there any more to be answered.
         """
         deadline = time.monotonic() + seconds
-        while True:
-            page = await self._registry.changes(self._app, after, self.limit)
+        page = await self._registry.changes(self._app, after, self._limit)
+        while not page.changes and not self.is_to_stop:
             left = deadline - time.monotonic()
-            if page.changes or left <= 0 or self.draining.is_set():
-                return page
-            after = page.cursor
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.draining.wait(), min(LOOK_SECONDS, left))
+            if left <= 0:
+                break
+            has_moved = await self._watch.beyond(page.cursor, min(left, GONE_SECONDS))
             if await self._request.is_disconnected():
-                return page
+                break
+            if has_moved:
+                async with self._watch.reading:
+                    page = await self._registry.changes(self._app, page.cursor, self._limit)
+        return page
 
 
 async def _stream(follower: _Follower, page: ChangesPage) -> AsyncIterator[bytes]:
@@ -104,11 +157,10 @@ async def _stream(follower: _Follower, page: ChangesPage) -> AsyncIterator[bytes
             yield b"".join(_as_event(event(change)) for change in page.changes)
         else:
             yield _heartbeat(page.cursor)
-        if follower.draining.is_set():
+        if follower.is_to_stop:
             return
-        full = len(page.changes) == follower.limit
         try:
-            page = await follower.read(page.cursor, 0 if full else HEARTBEAT_SECONDS)
+            page = await follower.read(page.cursor, HEARTBEAT_SECONDS)
         except KnownasError:
             return
 

@@ -69,7 +69,7 @@ async def _try_to_edit(link: Link, group: list[Job], wanted: Wanted, held: Held)
                 wanted.add_all(more)  # if it is made anew, it is among the first
                 await held.learn(link, more)
             elif not (
-                await held.find_revisions(link, _new(state) - held.asked_revisions)
+                await held.find_revisions(link, _made_anew(state, held))
                 or await refuse_growth(link, held, state)
             ):
                 break
@@ -77,8 +77,9 @@ async def _try_to_edit(link: Link, group: list[Job], wanted: Wanted, held: Held)
     return answers
 
 
-def _new(state: State) -> set[ProfileKey]:
-    return {(entry.app, entry.profile_id) for entry in state.entries if entry.before is None}
+def _made_anew(state: State, held: Held) -> set[ProfileKey]:
+    """Return the ids of new profiles that may have had one before."""
+    return state.made() - held.profiles.keys() - held.asked_revisions
 
 
 def _outcome(job: Job, state: State, held: Held, more: Wanted) -> Any:  # noqa: ANN401 - whatever its work returns

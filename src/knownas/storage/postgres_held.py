@@ -98,6 +98,8 @@ class Held:
         """The `tx` of the last change of each profile, and of ids of which the last is known."""
         self.revisions: dict[ProfileKey, int] = {}
         """The last one of ids that have no profile and once had one."""
+        self.going_on: set[ProfileKey] = set()
+        """Ids without a profile here, of which the history says that they have one."""
         self.asked_revisions: set[ProfileKey] = set()
         self.aliases: dict[AliasKey, Alias] = {}
         self.asked_names: set[AliasKey] = set()
@@ -198,8 +200,7 @@ class Held:
         """Find with which revisions ids have ended that have no profile; tell if any has."""
         self.asked_revisions |= keys
         found = await last_of(link, keys)
-        if not all(one.is_end for one in found.values()):
-            raise Outrun  # made since the profiles were locked
+        self.going_on |= {key for key, last in found.items() if not last.is_end}
         self.revisions |= {key: last.revision for key, last in found.items()}
         self.changed_in |= {key: last.tx for key, last in found.items()}
         return bool(found)

@@ -180,6 +180,10 @@ class State:
         """Keep an answer, in the place of one that is there."""
         self._set(self.answers, key, answer)
 
+    def made(self) -> set[ProfileKey]:
+        """Return whose profiles have been made, whatever became of them."""
+        return {(one.app, one.profile_id) for one in self.entries if one.before is None}
+
     # --- back -----------------------------------------------------------------------------------
 
     def mark(self) -> Mark:

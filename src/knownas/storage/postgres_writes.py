@@ -154,7 +154,7 @@ async def _try_to_write(
 
 async def refuse_growth(link: Link, held: Held, state: State) -> bool:
     """Tell whether an app is gone that is to get a profile; keep the others from going."""
-    growing = {one.app for one in state.entries if one.before is None}
+    growing = {app for app, _ in state.made()}
     living = {row[0] for row in await link.fetch(LOCK_APPS, sorted(growing))} if growing else set()
     held.deleted_apps |= growing - living
     return growing != living
@@ -166,6 +166,9 @@ async def store(link: Link, held: Held, state: State, claims: Customers) -> None
     In each table what goes does so first: what a profile loses another one may get. Raises Outrun
     where another transaction has taken what this one was to take.
     """
+    made = {(one.app, one.profile_id) for one in state.entries if one.before is None}
+    if made & held.going_on:
+        raise Outrun  # others have made it since the profiles were locked
     tally = Tally()
     noted = await tally.rows(link, state.entries, held.changed_in)
     await _store_profiles(link, held.profiles, state.profiles, held.changed_in)

@@ -215,24 +215,35 @@ def _all(
 
 def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
     """Return who has a value, in the order of the kinds and within each of the rows' numbers."""
-    most = sought.limit + 1
-    after = sought.after
-    if after is None and len(sought.kinds) == 1:
-        after = Place(sought.kinds[0], 0)
+    kinds, value, limit, after = sought
+    rows: list[Row]
+    if after is None and len(kinds) == 1:
+        rows = read.execute(_HOLDERS_OF_KIND, (app, kinds[0], value, 0, limit + 1)).fetchall()
+    else:
+        rows = _holders_after(read, app, sought, after or Place(-1, 0))
+    if len(rows) <= limit:
+        return Holders([_to_holder(row) for row in rows], None)
+    rows.pop()
+    return Holders([_to_holder(row) for row in rows], Place(*rows[-1][:2]))
+
+
+def _holders_after(
+    read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought, after: Place
+) -> list[Row]:
+    """Return the rows of holders after a place, one more than the limit if there are."""
+    kinds, value, limit, _ = sought
     rows: list[Row] = []
-    if after is not None and after.kind in sought.kinds:
+    if after.kind in kinds:
         at = min(after.at, _LAST_NUMBER)
-        rows += read.execute(_HOLDERS_OF_KIND, (app, after.kind, sought.value, at, most))
-    others = [kind for kind in sought.kinds if after is None or kind > after.kind]
-    if others and len(rows) < most:
-        rows += read.execute(_HOLDERS, (app, str(others), sought.value, most - len(rows)))
-    found = []
-    last = None
-    for kind, *row in rows[: sought.limit]:
-        number, profile = _to_profile(row)
-        found.append(Holder(kind, profile))
-        last = Place(kind, number)
-    return Holders(found, last if len(rows) == most else None)
+        rows += read.execute(_HOLDERS_OF_KIND, (app, after.kind, value, at, limit + 1))
+    others = [kind for kind in kinds if kind > after.kind]
+    if others and len(rows) <= limit:
+        rows += read.execute(_HOLDERS, (app, str(others), value, limit + 1 - len(rows)))
+    return rows
+
+
+def _to_holder(row: Row) -> Holder:
+    return Holder(row[0], _to_profile(row[1:])[1])
 
 
 def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
@@ -247,8 +258,8 @@ def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     """Delete profiles that are there, then do as `add`."""
     old: dict[ProfileId, Profile] = {}
     for profile_id in gone:
-        with contextlib.suppress(ProfileNotFound):
-            number, profile = settle(connection, app, ProfileRef(profile_id=profile_id))
+        if found := _by_id(connection, app, profile_id):
+            number, profile = found
             take_out(connection, app, number, profile)
             old[profile_id] = profile
     return add(connection, app, gate, new, now, by, old)
@@ -481,6 +492,6 @@ def _to_row(app: AppId, profile: Profile) -> Row:
     return (app, to_blob(profile.profile_id), *rows.from_profile(profile))
 
 
-def _to_profile(row: Sequence[Any]) -> tuple[int, Profile]:
+def _to_profile(row: Row) -> tuple[int, Profile]:
     number, blob, *others = row
     return number, rows.to_profile(to_profile_id(blob), others)
