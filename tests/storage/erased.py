@@ -3,20 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from knownas.erasing import (
-    Gathering,
-    Person,
-    Trace,
-    Whom,
-    customer_name,
-    names_of,
-    profile_name,
-    stand_in,
-    without_person,
-)
+from knownas.erasing import Person, Whom, customer_name, names_of, profile_name
 from knownas.errors import IdentifierShared, ProfileNotFound
 from knownas.history import Change
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
+from knownas.persons import Gathering, Trace, stand_in, without_person
 
 if TYPE_CHECKING:
     from storage.test_state_machine import StorageMachine

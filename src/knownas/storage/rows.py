@@ -37,6 +37,11 @@ _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
 _encode = msgspec.json.Encoder().encode
 
 
+def as_json(value: object) -> str:
+    """Return a value as JSON."""
+    return _encode(value).decode()
+
+
 def from_identifiers(identifiers: Identifiers) -> str:
     """Return the JSON list by position of the kind, without the nulls at its end."""
     set_count = len(identifiers)
