@@ -255,7 +255,7 @@ def rewrites(person: Person) -> Generator[Question, Any, list[Rewrite]]:
     told = {(one.profile_id, one.revision): one for one in changes}
     before = dict(told)
     for trace in traces:
-        stand = stand_in(person, trace, told.get((trace.profile_id, trace.first)))
+        stand = stand_in(person, trace, before.get((trace.profile_id, trace.first)))
         for key, change in told.items():
             if key[0] == trace.profile_id and trace.first <= key[1] <= trace.last:
                 cleaned = without_person(change.difference, stand)
@@ -281,7 +281,8 @@ def _traces(person: Person) -> Generator[Question, Any, list[Trace]]:
         ]
         merged = {profile_name(one.profile_id) for one in mentions if one.name.startswith("p:")}
         names = merged - asked
-    return found
+    # Merges first: what they brought was there in the place of something else.
+    return sorted(found, key=lambda trace: trace.name.startswith("c:"))
 
 
 class Stand(NamedTuple):

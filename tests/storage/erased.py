@@ -137,8 +137,10 @@ class DictErasures:
         """Take a person out of the dicts, and return who it was."""
         person = self.person(whom)
         machine, app = self.machine, self.app
-        for trace in self.traces(person):
-            self.clean(person, trace)
+        traces = self.traces(person)
+        merges = [machine.changes.get((app, it.profile_id, it.first)) for it in traces]
+        for trace, merge in zip(traces, merges, strict=True):
+            self.clean(person, trace, merge)
         for profile_id in person.profile_ids:
             machine.expected[app].pop(profile_id, None)
             machine.revisions.pop((app, profile_id), None)
@@ -173,13 +175,13 @@ class DictErasures:
                     found.append(Trace(name, profile_id, first, revision))
                     if name.startswith("p:") and profile_name(profile_id) not in names:
                         names.append(profile_name(profile_id))
-        return found
+        return sorted(found, key=lambda trace: trace.name.startswith("c:"))
 
-    def clean(self, person: Person, trace: Trace) -> None:
+    def clean(self, person: Person, trace: Trace, merge: Change | None) -> None:
         """Put into a trace what stands for the person; the states that were seen follow."""
         changes = self.machine.changes
         key = (self.app, trace.profile_id)
-        stand = stand_in(person, trace, changes.get((*key, trace.first)))
+        stand = stand_in(person, trace, merge)
         for revision in range(trace.first, trace.last + 1):
             change = changes[*key, revision]
             cleaned = without_person(change.difference, stand)
