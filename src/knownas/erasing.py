@@ -22,6 +22,8 @@ LOCKED: Final = (
     "puts the master key of that time back into KNOWNAS_MASTER_KEY_FILE."
 )
 
+UNWRITTEN: Final = "The ledger of erasures cannot be written, so nobody was erased."
+
 _KEY_BYTES: Final = 32
 
 
@@ -113,6 +115,14 @@ def names_of(profile: Profile) -> list[str]:
     if profile.customer_user_id is not None:
         names.append(customer_name(profile.customer_user_id))
     return names
+
+
+def new_names(before: Profile | None, after: Profile) -> list[str]:
+    """Return the names of a profile that it did not have before."""
+    names = names_of(after)
+    if before is None:
+        return names
+    return names[1:] if before.customer_user_id != after.customer_user_id else []
 
 
 class Subjects:

@@ -17,6 +17,8 @@ SPREAD_BY: Final = {
     "coverage": "slot",
     "aliases": "name",
     "answers": "key",
+    "tombstones": "subject",
+    "erasures": "id",
 }
 
 EVERYWHERE: Final = (
@@ -29,6 +31,18 @@ EVERYWHERE: Final = (
     re.compile(r"^DELETE FROM answers WHERE expires_at <= \$1\Z"),  # those that have expired
     re.compile(r"^SELECT 1 FROM aliases WHERE app_id = \$1 LIMIT 1\Z"),  # whether any was merged
     re.compile(r"GROUP BY app_id(?:, kind)?\Z"),  # `knownas check`
+    re.compile(
+        r"ORDER BY \w+ LIMIT \$3\s*\Z"
+    ),  # the pages of a copy, and of a search for the erased
+    re.compile(
+        r"WHERE s\.app_id = \$1 AND s\.profile_id = any\(\$2"
+    ),  # who was merged into somebody
+    re.compile(r"\babout = any\(\$2"),  # where histories tell of somebody else
+    re.compile(
+        r"^\s*DELETE FROM answers s WHERE s\.app_id = \$1\s+AND EXISTS"
+    ),  # those of a person
+    re.compile(r"\bcompleted_at IS NULL\Z"),  # erasures that wait
+    re.compile(r"\(erased_at, id\) < \(\$2, \$3\)"),  # a list of erasures
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from knownas.editing import Edit, Needs
+from knownas.erasing import Subjects
 from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
@@ -35,11 +36,13 @@ from knownas.storage import (
 from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
 from knownas.storage.postgres_edit import Job
+from knownas.storage.postgres_erasures import PostgresErasures
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
 from knownas.storage.postgres_state import Write
 from knownas.storage.postgres_writes import MAX_TRIES, write
+from knownas.vault import Vault
 
 T = TypeVar("T")
 
@@ -74,8 +77,18 @@ class PostgresStorage:
     has_standby = False
     log_position: LogPosition | None = None
 
-    def __init__(self, url: str, *, prepared: bool = True, seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        subjects: Subjects | None = None,
+        prepared: bool = True,
+        seconds: float = 5.0,
+    ) -> None:
         """Bring the schema of the database at `url` up to date.
+
+        `subjects` are those of erased persons; without them nobody new can come to an app that has
+        some: it raises FeatureNotConfigured.
 
         What is asked is answered, or fails with ServiceUnavailable, within `seconds`; only
         what may have to read or write a whole app has no such limit. `prepared` False is for a
@@ -83,6 +96,8 @@ class PostgresStorage:
         """
         self._target = Target(url, prepared=prepared)
         self._seconds = seconds
+        self._subjects = subjects or Subjects(Vault("", {}))
+        self.erasures = PostgresErasures(self._do)
         self.migrated = postgres_schema.migrate_to_newest(self._target, seconds=seconds)
         """The names of the schema steps that this opening applied."""
         self._readers = Links(self._target, READERS)
@@ -121,10 +136,10 @@ class PostgresStorage:
         self._closed = False
 
     async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
-        return await write(link, group)
+        return await write(link, group, self._subjects)
 
     async def _edit(self, link: Link, group: list[Job]) -> list[Any]:
-        return await postgres_edit.edit(link, group)
+        return await postgres_edit.edit(link, group, self._subjects)
 
     # --- profiles ---------------------------------------------------------------------------
 
@@ -174,10 +189,11 @@ class PostgresStorage:
         *,
         now: int,
         create_as: ProfileId | None = None,
+        anew: bool = False,
         by: Source = SERVER,
     ) -> asyncio.Future[Profile]:
         """See `Storage.change_profile`."""
-        return self._writes.put(Write(app, ref, change, now, create_as, by))
+        return self._writes.put(Write(app, ref, change, now, create_as, by, anew=anew))
 
     async def delete_profile(
         self,
@@ -195,7 +211,7 @@ class PostgresStorage:
         self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
     ) -> int:
         """See `Storage.add_profiles`."""
-        job, brought = postgres_bulk.Job(app, now, by), list(profiles)
+        job, brought = postgres_bulk.Job(app, now, by, self._subjects), list(profiles)
         return await self._do(lambda link: postgres_bulk.add(link, job, brought), long=True)
 
     async def profiles_after(
@@ -214,7 +230,7 @@ class PostgresStorage:
         by: Source = SERVER,
     ) -> int:
         """See `Storage.replace_profiles`."""
-        job, old, brought = postgres_bulk.Job(app, now, by), list(gone), list(new)
+        job, old, brought = postgres_bulk.Job(app, now, by, self._subjects), list(gone), list(new)
         return await self._do(
             lambda link: postgres_bulk.replace(link, job, old, brought), long=True
         )

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 import apsw
 
 from knownas.erasing import (
+    UNWRITTEN,
     Erasure,
     Person,
     Record,
@@ -247,9 +248,7 @@ def _noting() -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise apsw.FullError("The ledger of erasures has no space.") from error
-        raise ServiceUnavailable(
-            "The ledger of erasures cannot be written, so nothing was erased."
-        ) from error
+        raise ServiceUnavailable(UNWRITTEN) from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Final
 import apsw
 import msgspec
 
-from knownas.erasing import Subjects, Tombstone, names_of
+from knownas.erasing import Subjects, Tombstone, names_of, new_names
 from knownas.errors import ProfileNotFound, Unauthorized
 from knownas.model import AppId, Profile, ProfileId
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
@@ -96,15 +96,14 @@ def admit(  # noqa: PLR0913 - both states, and who may begin anew
     With `anew_at` it is someone else's from that time on, who begins no earlier than the erasure.
     Raises ProfileNotFound, and Unauthorized for a new profile where the app was deleted.
     """
-    is_bound = before is None or before.customer_user_id != after.customer_user_id
-    if not is_bound:
+    names = new_names(before, after)
+    if before is not None and not names:
         return after
     uuid = require_app(connection, app)
     sealed = keys(connection, app)
     if not sealed:
         return after
-    names = names_of(after)
-    found = find(connection, app, subjects.of(uuid, sealed, names if before is None else names[1:]))
+    found = find(connection, app, subjects.of(uuid, sealed, names))
     found = [stone for stone in found if stone.revived_at is None]
     if not found:
         return after
