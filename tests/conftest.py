@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import string
 import subprocess
@@ -64,6 +65,8 @@ $1
 x'00'
 NULL""".splitlines()
 """Texts that would be code in a statement put together from strings."""
+
+METRICS: Final = {"Authorization": "Bearer metrics-token"}
 
 KEY_ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
@@ -205,6 +208,14 @@ def make_profile(server: Server, customer: str, **values: str) -> dict[str, Any]
         assert ask(server, "POST", IDENTIFIERS_PATH, body=values, customer=customer).is_success
     made: dict[str, Any] = ask(server, "GET", NATIVE_PATH, customer=customer).json()["data"]
     return made
+
+
+def counted(url: str, method: str, route: str, status: int) -> float:
+    """Return the counter of one method, route and status."""
+    text = httpx2.get(f"{url}/metrics", headers=METRICS).text
+    line = f'knownas_requests_total{{method="{method}",route="{route}",status="{status}"}} '
+    found = re.search(re.escape(line) + r"(\S+)", text)
+    return float(found[1]) if found else 0.0
 
 
 def sealed(body: str) -> str:

@@ -289,6 +289,7 @@ def test_profile_is_made_shown_and_deleted(shell: Shell) -> None:
         "custom_attributes": {},
         "created_at": made["created_at"],
         "updated_at": made["created_at"],
+        "revision": 1,
     }
     assert shell.json("profile", "create", "--customer", "c") == made
     assert shell.json("profile", "show", "--profile", ABSENT_ID) == made

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -182,14 +182,15 @@ def several(
     read: apsw.Connection | apsw.Cursor, app: AppId, refs: Sequence[ProfileRef]
 ) -> list[Profile | KnownasError]:
     """Return the profile that each reference names, or why there is none."""
-    customers = {ref.customer_user_id for ref in refs} - {None}
-    ids = {ref.profile_id for ref in refs} - {None}
     by_customer: dict[str | None, Profile] = {
         profile.customer_user_id: profile
-        for profile in _all(read, _PROFILES_BY_CUSTOMER, app, customers)
+        for profile in _named(
+            read, _PROFILES_BY_CUSTOMER, app, {ref.customer_user_id for ref in refs}
+        )
     }
     by_id: dict[str | None, Profile] = {
-        profile.profile_id: profile for profile in _all(read, _PROFILES_BY_ID, app, ids)
+        profile.profile_id: profile
+        for profile in _named(read, _PROFILES_BY_ID, app, {ref.profile_id for ref in refs})
     }
     found: list[Profile | KnownasError] = []
     for ref in refs:
@@ -204,13 +205,15 @@ def several(
     return found
 
 
-def _all(
+def _named(
     read: apsw.Connection | apsw.Cursor, statement: str, app: AppId, names: set[Any]
-) -> Iterator[Profile]:
-    """Yield the profiles that a statement finds by a JSON list of names."""
-    if names:
-        for row in read.execute(statement, (app, msgspec.json.encode(names).decode())):
-            yield _to_profile(row)[1]
+) -> list[Profile]:
+    """Return the profiles that a statement finds by names, of which None is none."""
+    names.discard(None)
+    if not names:
+        return []
+    rows = read.execute(statement, (app, msgspec.json.encode(names).decode()))
+    return [_to_profile(row)[1] for row in rows]
 
 
 def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
@@ -493,5 +496,4 @@ def _to_row(app: AppId, profile: Profile) -> Row:
 
 
 def _to_profile(row: Row) -> tuple[int, Profile]:
-    number, blob, *others = row
-    return number, rows.to_profile(to_profile_id(blob), others)
+    return row[0], rows.to_profile(to_profile_id(row[1]), row[2:])
