@@ -594,6 +594,8 @@ class Client:
                 (b"Authorization", b"Api-Key other"),
                 (b"adapty-sdk-profile-id", PROFILE_IDS[0].encode()),
                 (b"adapty-sdk-profile-id", PROFILE_IDS[1].encode()),
+                (b"If-None-Match", dice.choice([b"*", b'"-"', b"", b"x"])),
+                (b"If-Match", dice.choice([b"*", b'"-"', b" ", b"x"])),
                 (b"X-Forwarded-For", b"198.51.100.7"),
                 (b"Accept", b"*/*"),
                 (b"Accept-Encoding", b"gzip"),

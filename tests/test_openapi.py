@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from knownas import errors, model
-from knownas.http import openapi
+from knownas.http import conditional, openapi
 from knownas.http.app import ROUTES
 from knownas.settings import PREFIX, Settings
 
@@ -333,6 +333,26 @@ def test_profile_ids(value: str) -> None:
     assert _header_schema("ProfileId").is_valid(value) == _is_accepted(
         model.clean_profile_id, value, source="adapty-profile-id"
     )
+
+
+@given(
+    st.one_of(
+        st.text('*W/", \ta\x7f\x80\u00ff', max_size=12),
+        st.lists(
+            st.sampled_from(['"a"', 'W/"b"', '""', "*", "", " ", "\t", '"a b"', "W/", '"\u00e9"']),
+            max_size=5,
+        ).map(",".join),
+    )
+)
+@example('"a" "b"')
+@example(',, "a" ,\t,W/"b",')
+def test_entity_tags(value: str) -> None:
+    """The header schema takes exactly the If-Match and If-None-Match that the server takes."""
+    trimmed = value.strip(" \t")
+    for name in ("IfMatch", "IfNoneMatch"):
+        assert _header_schema(name).is_valid(trimmed) == _is_accepted(
+            conditional.entity_tags, trimmed.encode(), source="if-match"
+        )
 
 
 @given(

@@ -128,7 +128,11 @@ def open_registry(
         if with_standby and settings.read_database
         else _open(settings, create=create)
     )
-    return Registry(storage, auto_create_profiles=settings.auto_create_profiles)
+    return Registry(
+        storage,
+        auto_create_profiles=settings.auto_create_profiles,
+        key_rate=settings.key_rate or None,
+    )
 
 
 def _open(settings: Settings, *, create: bool = True) -> Storage:

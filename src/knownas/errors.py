@@ -17,6 +17,7 @@
     │   ├── ParseError          parse_error
     │   └── ProfileConflict     profile_conflict
     ├── RequestTimeout          request_timeout
+    ├── PreconditionFailed      precondition_failed
     ├── PayloadTooLarge         payload_too_large
     ├── UnsupportedMediaType    unsupported_media_type
     ├── HeadersTooLarge         headers_too_large
@@ -184,6 +185,15 @@ class RequestTimeout(KnownasError):
 
     code = "request_timeout"
     message = "The request took too long to arrive; send it again."
+
+
+class PreconditionFailed(KnownasError):
+    """What is to be changed is not what the client believes it to be."""
+
+    code = "precondition_failed"
+    message = (
+        "The profile is not as If-Match says, or not there; read it again and repeat the change."
+    )
 
 
 class PayloadTooLarge(KnownasError):

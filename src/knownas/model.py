@@ -93,6 +93,10 @@ class App(msgspec.Struct, frozen=True):
     policies: Policies = {}
 
 
+NO_RATE: Final = "none"
+"""The rate of a key that may make any number of requests."""
+
+
 class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of a key; the key itself is not."""
 
@@ -104,6 +108,9 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_at: int | None = None
     ended_at: int | None = None
     """When it was revoked, or first seen expired: whatever the clock does later, it is over."""
+    rate: str | None = None
+    """How many requests it may make, as `600/minute`, or `NO_RATE`; None for what the setting says.
+    A key that was authenticated has the rate in force, None for no limit."""
 
     def is_live(self, now: int) -> bool:
         """Tell whether the key opens anything at `now` (ms)."""
@@ -186,6 +193,7 @@ class ProfileRef(msgspec.Struct, frozen=True):
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_RATE: Final = re.compile(r"[1-9][0-9]{0,8}/(?:second|minute|hour|day)")
 _APP_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _ATTRIBUTE_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,30}")
 _MAX_ATTRIBUTES: Final = 30
@@ -200,6 +208,16 @@ def clean_app_name(text: str) -> str:
         raise ValidationError(
             "Must be 1 to 63 lower-case letters, digits or hyphens, starting with a letter.",
             source="name",
+        )
+    return text
+
+
+def clean_rate(text: str, *, source: str) -> str:
+    """Return a rate of requests: 1 to 999,999,999 by the second, minute, hour or day."""
+    if not _RATE.fullmatch(text):
+        raise ValidationError(
+            "Must be a number of requests and a time, as 600/minute: second, minute, hour or day.",
+            source=source,
         )
     return text
 

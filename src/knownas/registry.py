@@ -16,12 +16,20 @@ import msgspec
 from knownas import as_of, demo, keys, merging, writes
 from knownas.as_of import Moment
 from knownas.editing import Edit, Needs
-from knownas.errors import HistoryExpired, KnownasError, Unauthorized, ValidationError
+from knownas.errors import (
+    HistoryExpired,
+    KnownasError,
+    PreconditionFailed,
+    ProfileNotFound,
+    Unauthorized,
+    ValidationError,
+)
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.keys import KeyType
 from knownas.lookups import Holders, Sought
 from knownas.merging import Merge, Side, Undone
 from knownas.model import (
+    NO_RATE,
     ApiKey,
     App,
     AppId,
@@ -51,10 +59,24 @@ _DEMO_CHUNK: Final = 50_000
 """Profiles to a transaction: the more they are, the fewer times each page is written."""
 
 
+Check = Callable[[Profile], None]
+"""Told a profile before it is changed, in the same transaction: what it raises stops the change.
+
+It is pure and quick, as `Storage.change_profile` wants it."""
+
+
 class _CachedKey(NamedTuple):
     key: ApiKey
     renew_at: float
     believed_until: float
+
+
+class _Terms(NamedTuple):
+    """Who changes a profile, and on what terms."""
+
+    by: Source
+    once: Once | None = None
+    check: Check | None = None
 
 
 def system_clock() -> int:
@@ -65,11 +87,12 @@ def system_clock() -> int:
 class Registry:
     """All that this server does, over one storage."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works on, and what a test puts in its place
         self,
         storage: Storage,
         *,
         auto_create_profiles: bool = False,
+        key_rate: str | None = None,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
         new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
@@ -77,9 +100,11 @@ class Registry:
         """Work on `storage`; `clock` gives ms since 1970, `monotonic` seconds.
 
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
+        `key_rate` is the rate of every key that has none of its own, None for no limit.
         """
         self.storage = storage
         self._auto_create_profiles = auto_create_profiles
+        self._key_rate = key_rate
         self._clock = clock
         self._monotonic = monotonic
         self._new_uuid = new_uuid
@@ -91,7 +116,8 @@ class Registry:
     async def authenticate(self, authorization: bytes | None) -> ApiKey:
         """Return the live key in an `Authorization: Api-Key …` header value.
 
-        Raises Unauthorized, the same for a missing, malformed, unknown, revoked or expired key.
+        Its `rate` is the one in force; whoever answers the request keeps to it. Raises
+        Unauthorized, the same for a missing, malformed, unknown, revoked or expired key.
         """
         if authorization is None:
             raise Unauthorized
@@ -143,6 +169,8 @@ class Registry:
             if key.ended_at is None:
                 self._remember_the_end(key, now)
             raise Unauthorized
+        rate = self._key_rate if key.rate is None else key.rate
+        key = msgspec.structs.replace(key, rate=None if rate == NO_RATE else rate)
         if len(self._key_cache) >= _KEY_CACHE_SIZE:
             self._key_cache.clear()
         self._key_cache[authorization] = _CachedKey(
@@ -171,7 +199,7 @@ class Registry:
         """Do as `identifiers`, for a caller that is a socket's callback (see the storage)."""
         return self.storage.identifiers_in_turn(app, ref)
 
-    def set_identifiers(
+    def set_identifiers(  # noqa: PLR0913 - whom, what, and on what terms
         self,
         app: App,
         ref: ProfileRef,
@@ -179,11 +207,13 @@ class Registry:
         *,
         by: Source = SERVER,
         once: Once | None = None,
+        check: Check | None = None,
     ) -> Awaitable[Profile]:
         """Merge `values` (by kind name) into a profile's identifiers; begun at once.
 
         Kinds not in `values` stay. Raises ProfileNotFound, unless profiles are created
-        automatically, ProfileConflict, and IdentifierTaken as the app's policies have it.
+        automatically, ProfileConflict, and IdentifierTaken as the app's policies have it. What
+        `check` means stands at `put_profile`.
         """
         create_as = self._new_profile_id() if self._auto_create_profiles else None
         if not app.policies:
@@ -192,38 +222,45 @@ class Registry:
                 identifiers = merge_identifiers(profile.identifiers, values)
                 return msgspec.structs.replace(profile, identifiers=identifiers)
 
-            return self._change(app.id, ref, change, create_as, by, once)
+            return self._change(app.id, ref, change, create_as, _Terms(by, once, check))
         now = self._clock()
-        setting = Setting(ref, values, create_as=create_as)
+        setting = Setting(ref, values, create_as=create_as if check is None else None)
         return self._edit_one(
             app.id,
-            lambda edit: writes.set_identifiers(edit, setting, app.policies, now),
+            lambda edit: writes.set_identifiers(edit, setting, app.policies, now, check),
             writes.needs_of([setting], app.policies, once),
-            by,
-            once,
+            _Terms(by, once, check),
+            creates=create_as is not None,
         )
 
-    def _change(  # noqa: PLR0913, PLR0917 - whom, how, and by whom
+    def _change(
         self,
         app: AppId,
         ref: ProfileRef,
         change: Callable[[Profile], Profile],
         create_as: ProfileId | None,
-        by: Source,
-        once: Once | None,
+        terms: "_Terms",
     ) -> Awaitable[Profile]:
-        """Have one profile changed; begun at once, and done once where that is asked for."""
+        """Have one profile changed; begun at once."""
         now = self._clock()
-        if once is None:
+        if terms.once is None and terms.check is None:
             return self.storage.change_profile(
-                app, ref, change, now=now, create_as=create_as, by=by
+                app, ref, change, now=now, create_as=create_as, by=terms.by
             )
+        check = terms.check
+
+        def checked(profile: Profile) -> Profile:
+            if check is not None:
+                check(profile)
+            return change(profile)
+
+        create = create_as if check is None else None
         return self._edit_one(
             app,
-            lambda edit: writes.change_one(edit, ref, change, create_as, now),
-            Needs([ref], answer=once.key),
-            by,
-            once,
+            lambda edit: writes.change_one(edit, ref, checked, create, now),
+            Needs([ref], answer=terms.once and terms.once.key),
+            terms,
+            creates=create_as is not None,
         )
 
     async def _edit_one(
@@ -231,8 +268,9 @@ class Registry:
         app: AppId,
         work: Callable[[Edit], Profile],
         needs: Needs,
-        by: Source,
-        once: Once | None,
+        terms: "_Terms",
+        *,
+        creates: bool = False,
     ) -> Profile:
         """Change one profile in an edit; return it, of a repeated request as it was then."""
         now = self._clock()
@@ -243,9 +281,16 @@ class Registry:
                 changed[:] = [work(edit)]
                 return [Done(changed[0].profile_id, changed[0].revision)]
 
-            return writes.once(edit, once, now, do)
+            return writes.once(edit, terms.once, now, do)
 
-        [done], is_new = await self.storage.edit(app, edit_once, now=now, by=by, needs=needs)
+        try:
+            [done], is_new = await self.storage.edit(
+                app, edit_once, now=now, by=terms.by, needs=needs
+            )
+        except ProfileNotFound:
+            if terms.check is not None and creates:
+                raise PreconditionFailed from None
+            raise
         if is_new:
             return changed[0]
         ref = ProfileRef(profile_id=done.profile_id)
@@ -290,7 +335,7 @@ class Registry:
             identifiers = clear_identifiers(profile.identifiers, kinds)
             return msgspec.structs.replace(profile, identifiers=identifiers)
 
-        return self._change(app, ref, change, None, by, once)
+        return self._change(app, ref, change, None, _Terms(by, once))
 
     async def write_batch(  # noqa: PLR0913 - what is to be done, how, and by whom
         self,
@@ -323,7 +368,7 @@ class Registry:
         needs = writes.needs_of(settings, app.policies, once)
         return await self.storage.edit(app.id, work, now=now, by=by, needs=needs)
 
-    async def put_profile(
+    async def put_profile(  # noqa: PLR0913 - whom, what, and on what terms
         self,
         app: AppId,
         ref: ProfileRef,
@@ -331,15 +376,19 @@ class Registry:
         *,
         by: Source = SERVER,
         once: Once | None = None,
+        check: Check | None = None,
     ) -> Profile:
         """Create a profile, or return the existing one, with the attribute patch applied.
 
         With both halves of `ref`, the customer is bound to an anonymous profile of that id.
+        With a `check` nothing is created or bound: where `ref` names no profile that could be
+        checked, PreconditionFailed is raised instead.
         Raises ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, self._new_profile_id(), by, once)
+        terms = _Terms(by, once, check)
+        return await self._change(app, ref, _patch(attributes), self._new_profile_id(), terms)
 
-    async def update_profile(
+    async def update_profile(  # noqa: PLR0913 - whom, what, and on what terms
         self,
         app: AppId,
         ref: ProfileRef,
@@ -347,34 +396,23 @@ class Registry:
         *,
         by: Source = SERVER,
         once: Once | None = None,
+        check: Check | None = None,
     ) -> Profile:
         """Apply an attribute patch (None removes) to an existing profile and return it.
 
         Raises ProfileNotFound, ProfileConflict, and ValidationError past 30 attributes.
         """
-        return await self._patch_attributes(app, ref, attributes, None, by, once)
+        terms = _Terms(by, once, check)
+        return await self._change(app, ref, _patch(attributes), None, terms)
 
-    async def delete_profile(self, app: AppId, ref: ProfileRef, *, by: Source = SERVER) -> Profile:
+    async def delete_profile(
+        self, app: AppId, ref: ProfileRef, *, by: Source = SERVER, check: Check | None = None
+    ) -> Profile:
         """Delete a profile with its identifiers, and return what it was.
 
         Raises ProfileNotFound and ProfileConflict.
         """
-        return await self.storage.delete_profile(app, ref, now=self._clock(), by=by)
-
-    async def _patch_attributes(  # noqa: PLR0913, PLR0917 - of whom, what, and by whom
-        self,
-        app: AppId,
-        ref: ProfileRef,
-        attributes: Mapping[str, str | float | None],
-        create_as: ProfileId | None,
-        by: Source,
-        once: Once | None,
-    ) -> Profile:
-        def change(profile: Profile) -> Profile:
-            merged = merge_attributes(profile.attributes, attributes)
-            return msgspec.structs.replace(profile, attributes=merged)
-
-        return await self._change(app, ref, change, create_as, by, once)
+        return await self.storage.delete_profile(app, ref, now=self._clock(), by=by, check=check)
 
     # --- Identity ---------------------------------------------------------------------------
 
@@ -520,15 +558,21 @@ class Registry:
     # --- Keys -------------------------------------------------------------------------------
 
     async def create_key(
-        self, app: App, key_type: KeyType, *, label: str = "", expires_at: int | None = None
+        self,
+        app: App,
+        key_type: KeyType,
+        *,
+        label: str = "",
+        expires_at: int | None = None,
+        rate: str | None = None,
     ) -> tuple[str, ApiKey]:
         """Make a key and return it, with what is kept of it. It is never shown again."""
         text = keys.mint(key_type)
-        key = self._new_key(app, key_type, label, expires_at)
+        key = self._new_key(app, key_type, label, expires_at, rate)
         await self.storage.add_key(app.id, key, keys.digest(text))
         return text, key
 
-    async def adopt_key(
+    async def adopt_key(  # noqa: PLR0913 - all that is kept of a key
         self,
         app: App,
         text: str,
@@ -536,6 +580,7 @@ class Registry:
         *,
         label: str = "",
         expires_at: int | None = None,
+        rate: str | None = None,
     ) -> ApiKey:
         """Accept a key that the team uses elsewhere, so that its clients need no new one.
 
@@ -548,7 +593,7 @@ class Registry:
                 "knownas key.",
                 source="key",
             )
-        key = self._new_key(app, key_type, label, expires_at)
+        key = self._new_key(app, key_type, label, expires_at, rate)
         await self.storage.add_key(app.id, key, keys.digest(text))
         return key
 
@@ -568,7 +613,7 @@ class Registry:
     async def rotate_key(
         self, app: App, key_id: str, *, overlap_seconds: int
     ) -> tuple[str, ApiKey]:
-        """Make a successor of a key; both open the app until the overlap is over.
+        """Make a successor of a key, with its rate; both open the app until the overlap is over.
 
         The successor of a key that expires lives as long as that one was made for.
         Raises ValidationError when the app has no such key, or it is not live.
@@ -583,7 +628,7 @@ class Registry:
             )
         expires_at = None if old.expires_at is None else now + old.expires_at - old.created_at
         text = keys.mint(old.type)
-        key = self._new_key(app, old.type, old.label, expires_at)
+        key = self._new_key(app, old.type, old.label, expires_at, old.rate)
         await self.storage.add_key(
             app.id,
             key,
@@ -594,7 +639,18 @@ class Registry:
         self._key_cache.clear()
         return text, key
 
-    def _new_key(self, app: App, key_type: KeyType, label: str, expires_at: int | None) -> ApiKey:
+    async def limit_key(self, app: AppId, key_id: str, rate: str | None) -> None:
+        """Give a key another `ApiKey.rate`; within a second every process keeps to it.
+
+        Raises ValidationError when the app has no such key.
+        """
+        if not await self.storage.set_key_rate(app, key_id, rate):
+            raise _no_such_key(key_id)
+        self._key_cache.clear()
+
+    def _new_key(
+        self, app: App, key_type: KeyType, label: str, expires_at: int | None, rate: str | None
+    ) -> ApiKey:
         return ApiKey(
             id=f"key_{self._new_uuid().hex[:12]}",
             app=app,
@@ -602,6 +658,7 @@ class Registry:
             label=label,
             created_at=self._clock(),
             expires_at=expires_at,
+            rate=rate,
         )
 
     # --- The registry itself ----------------------------------------------------------------
@@ -639,6 +696,13 @@ class Registry:
         """Finish what was begun and let go of the storage."""
         await asyncio.gather(*self._beside, return_exceptions=True)
         await self.storage.close()
+
+
+def _patch(attributes: Mapping[str, str | float | None]) -> Callable[[Profile], Profile]:
+    """Return the change that applies an attribute patch."""
+    return lambda profile: msgspec.structs.replace(
+        profile, attributes=merge_attributes(profile.attributes, attributes)
+    )
 
 
 def _no_such_key(key_id: str) -> ValidationError:

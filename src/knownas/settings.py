@@ -5,18 +5,20 @@
 
 import difflib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
+
+from knownas.errors import ValidationError
+from knownas.model import clean_rate
 
 PREFIX: Final = "KNOWNAS_"
 
 # Read by clients, by the documentation's examples and by the tests, not by the server.
 _NOT_OURS: Final = frozenset({"KNOWNAS_URL", "KNOWNAS_KEY", "KNOWNAS_TEST_DSN"})
 
-_NETWORKS: Final = frozenset({"trusted_proxies", "webhook_networks"})
 _SWITCHES: Final = {"on": True, "off": False}
 
 
@@ -61,6 +63,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     master_key_file: Annotated[
         str, Meta(description="The file with the key that stored secrets are encrypted under.")
     ] = ""
+    key_rate: Annotated[
+        str, Meta(description="How many requests a key may make, as 600/minute; without it any.")
+    ] = ""
     metrics_token: Annotated[
         str, Meta(description="The bearer token that opens /metrics; without it: 404.")
     ] = ""
@@ -103,8 +108,8 @@ def load(environment: Mapping[str, str]) -> Settings:
         try:
             value = _SWITCHES.get(text.lower(), text) if _is_switch(types[name]) else text
             given[name] = msgspec.convert(value, types[name], strict=False)
-            if name in _NETWORKS:
-                networks(text)
+            if name in _CHECKS:
+                _CHECKS[name](text)
         except (msgspec.ValidationError, ValueError) as error:
             allowed = _allowed(types[name])
             reason = f"must be one of {allowed}" if allowed else str(error)
@@ -119,6 +124,22 @@ def networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     """
     parts = (part.strip() for part in text.split(","))
     return [ipaddress.ip_network(part) for part in parts if part]
+
+
+def _check_rate(text: str) -> None:
+    """Raise ValueError when `text` is neither blank nor a rate."""
+    try:
+        if text:
+            clean_rate(text, source="key_rate")
+    except ValidationError as error:
+        raise ValueError(error.fields[0].message) from None
+
+
+_CHECKS: Final[Mapping[str, Callable[[str], object]]] = {
+    "trusted_proxies": networks,
+    "webhook_networks": networks,
+    "key_rate": _check_rate,
+}
 
 
 def _allowed(field_type: object) -> str:

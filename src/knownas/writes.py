@@ -82,13 +82,21 @@ def needs_of(settings: Sequence[Setting], policies: Policies, once: Once | None 
     )
 
 
-def set_identifiers(edit: Edit, setting: Setting, policies: Policies, now: int) -> Profile:
-    """Set and clear identifiers of one profile, as the app's policies allow.
+def set_identifiers(
+    edit: Edit,
+    setting: Setting,
+    policies: Policies,
+    now: int,
+    check: Callable[[Profile], None] | None = None,
+) -> Profile:
+    """Set and clear identifiers of one profile, as the app's policies and `check` allow.
 
     Raises ProfileNotFound, ProfileConflict, and IdentifierTaken with an entry per kind; then
     nothing was written.
     """
     before, bound = _bound(edit, setting.ref, setting.create_as, now)
+    if check is not None:
+        check(bound)
     after = msgspec.structs.replace(bound, identifiers=setting.applied(bound.identifiers))
     robbed: dict[ProfileId, Profile] = {}
     taken: list[FieldError] = []
@@ -132,13 +140,6 @@ def _bound(
     if create_as is None:
         return found[0] or found[1], ref.settle(*found)
     return found[0] or found[1], ref.settle_or_new(*found, create_as, now)
-
-
-def remove_one(edit: Edit, ref: ProfileRef, change: Callable[[Profile], Profile]) -> Done:
-    """Delete one profile, unless `change` raises of it."""
-    profile = ref.settle(*edit.find(ref))
-    change(profile)
-    return Done(profile.profile_id, edit.remove(profile))
 
 
 def exclusive_kinds(policies: Policies) -> frozenset[int]:

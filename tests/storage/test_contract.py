@@ -14,6 +14,7 @@ import pytest
 from conftest import INJECTIONS, LOOKALIKES
 from knownas.errors import (
     KnownasError,
+    PreconditionFailed,
     ProfileConflict,
     ProfileNotFound,
     Unauthorized,
@@ -57,10 +58,10 @@ def setting(**values: str) -> Change:
     )
 
 
-def raising(error: Exception) -> Change:
-    """Return the change that cannot be made."""
+def raising(error: Exception) -> Callable[[Profile], typing.NoReturn]:
+    """Return the change that cannot be made, or the check that is never passed."""
 
-    def change(_profile: Profile) -> Profile:
+    def change(_profile: Profile) -> typing.NoReturn:
         raise error
 
     return change
@@ -558,6 +559,55 @@ async def test_deleted_profile_is_returned_and_gone(storage: Storage, app: App) 
             await storage.delete_profile(app.id, named, now=1)
     assert await storage.add_profiles(app.id, [profile(1, "b"), profile(2, "a")], now=1) == 2
     assert await storage.profile(app.id, ref("a")) == profile(2, "a")
+    assert await storage.check() == []
+
+
+async def test_check_may_stop_a_deletion(storage: Storage, app: App) -> None:
+    """It is called with the profile as it is; what it raises comes out, and all stays."""
+    stored = profile(1, "a", branch_id="x")
+    await storage.add_profiles(app.id, [stored], now=1)
+    error = PreconditionFailed()
+    with pytest.raises(PreconditionFailed) as raised:
+        await storage.delete_profile(app.id, ref("a"), check=raising(error), now=1)
+    assert raised.value is error
+    assert await storage.profile(app.id, ref("a")) == stored
+    seen: list[Profile] = []
+    assert await storage.delete_profile(app.id, ref("a"), check=seen.append, now=1) == stored
+    assert set(map(repr, seen)) == {repr(stored)}
+    with pytest.raises(ProfileNotFound):
+        await storage.delete_profile(app.id, ref("a"), check=seen.append, now=1)
+    assert await storage.check() == []
+
+
+async def test_one_of_many_writes_from_the_same_state_is_made(
+    storage: Storage, open_storage: Open, app: App
+) -> None:
+    """Of 64 writes through two openings that each want the profile as it was read, one is made."""
+    stored = profile(1, "a", branch_id="x")
+    await storage.add_profiles(app.id, [stored], now=1)
+
+    def check(found: Profile) -> None:
+        if found != stored:
+            raise PreconditionFailed
+
+    def changing(number: int) -> Change:
+        def change(found: Profile) -> Profile:
+            check(found)
+            return setting(branch_id=f"x{number}")(found)
+
+        return change
+
+    openings = [storage, await open_storage()]
+    writes = [
+        openings[number % 2].delete_profile(app.id, ref("a"), now=7, check=check)
+        if number % 4 > 1
+        else openings[number % 2].change_profile(app.id, ref("a"), changing(number), now=7)
+        for number in range(CROWD)
+    ]
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    refused = (PreconditionFailed, ProfileNotFound)  # the latter after a deletion
+    assert sum(isinstance(outcome, Profile) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, refused) for outcome in outcomes) == CROWD - 1
     assert await storage.check() == []
 
 

@@ -1,4 +1,4 @@
-"""`knownas key …`: make, adopt, list, revoke and rotate API keys."""
+"""`knownas key …`: make, adopt, list, limit, revoke and rotate API keys."""
 
 import sys
 import time
@@ -11,13 +11,13 @@ from knownas.cli.options import app_option, database_option, json_option
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import on_registry
 from knownas.keys import KeyType
-from knownas.model import ApiKey
+from knownas.model import NO_RATE, ApiKey, clean_rate
 from knownas.registry import Registry
 
 
 @click.group("key")
 def key_group() -> None:
-    """Make, adopt, list, revoke and rotate API keys."""
+    """Make, adopt, list, limit, revoke and rotate API keys."""
 
 
 def _new_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,6 +27,13 @@ def _new_key_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--label", default="", help="What it is for."),
         click.option("--days", type=click.IntRange(1), help="Days until it expires."),
+        click.option(
+            "--rate",
+            default="default",
+            show_default=True,
+            help="How many requests it may make, as 600/minute; none: any number; "
+            "default: KNOWNAS_KEY_RATE.",
+        ),
     ):
         command = option(command)
     return command
@@ -49,11 +56,14 @@ async def key_create(  # noqa: PLR0913 - the options of the command
     key_type: KeyType,
     label: str,
     days: int | None,
+    rate: str,
     as_json: bool,
 ) -> None:
     """Make a key and show it, this once."""
     app = await registry.app(app_name)
-    text, key = await registry.create_key(app, key_type, label=label, expires_at=_expiry(days))
+    text, key = await registry.create_key(
+        app, key_type, label=label, expires_at=_expiry(days), rate=_rate(rate)
+    )
     emit({"key": text, **_key_data(key)}, as_json, text)
 
 
@@ -72,12 +82,16 @@ async def key_adopt(  # noqa: PLR0913 - the options of the command
     key_type: KeyType,
     label: str,
     days: int | None,
+    rate: str,
     as_json: bool,
 ) -> None:
     """Accept a key that the team uses already, such as an Adapty key."""
     app = await registry.app(app_name)
+    kept_rate = _rate(rate)
     text = _standard_input() if stdin else click.prompt("Key", hide_input=True)
-    key = await registry.adopt_key(app, text, key_type, label=label, expires_at=_expiry(days))
+    key = await registry.adopt_key(
+        app, text, key_type, label=label, expires_at=_expiry(days), rate=kept_rate
+    )
     emit(_key_data(key), as_json, f"Adopted as {key.id}.")
 
 
@@ -97,7 +111,7 @@ async def key_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
     now = time.time_ns() // 1_000_000
     lines = [
         f"{key.id}  {key.type}  {'live' if key.is_live(now) else 'ended'}  "
-        f"{utc(key.created_at)}  {key.label}"
+        f"{utc(key.created_at)}  {key.label}{f'  (rate {key.rate})' if key.rate else ''}"
         for key in keys
     ]
     emit([_key_data(key) for key in keys], as_json, "\n".join(lines) or "There is no key.")
@@ -138,6 +152,34 @@ async def key_rotate(
     emit({"key": text, **_key_data(key)}, as_json, text)
 
 
+@key_group.command("limit")
+@click.argument("key_id")
+@click.argument("rate")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def key_limit(
+    registry: Registry, key_id: str, rate: str, *, app_name: str, as_json: bool
+) -> None:
+    """Let a key make so many requests: RATE is as 600/minute, none for any number, or default.
+
+    The default is KNOWNAS_KEY_RATE. Each server process counts by itself, and keeps to it within a
+    second.
+    """
+    app = await registry.app(app_name)
+    kept = _rate(rate)
+    await registry.limit_key(app.id, key_id, kept)
+    emit({"id": key_id, "rate": kept}, as_json, f"The rate of {key_id} is {rate}.")
+
+
+def _rate(text: str) -> str | None:
+    """Return an option's rate as it is kept."""
+    if text == "default":
+        return None
+    return NO_RATE if text == NO_RATE else clean_rate(text, source="rate")
+
+
 def _key_data(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.id,
@@ -147,4 +189,5 @@ def _key_data(key: ApiKey) -> dict[str, Any]:
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "ended_at": key.ended_at,
+        "rate": key.rate,
     }

@@ -11,6 +11,7 @@ from knownas import bootstrap, load
 from knownas.cli.options import app_option, database_option, json_option
 from knownas.cli.printing import emit
 from knownas.cli.running import load_settings, telling_errors
+from knownas.model import NO_RATE
 
 
 @click.command()
@@ -55,7 +56,7 @@ def bench(  # noqa: PLR0913 - the options of the command
             app = await registry.app(app_name)
             expires_at = time.time_ns() // 1_000_000 + int(seconds * 1_000) + 3_600_000
             key, made = await registry.create_key(
-                app, "secret", label="knownas bench", expires_at=expires_at
+                app, "secret", label="knownas bench", expires_at=expires_at, rate=NO_RATE
             )
             try:
                 return await load_with(key)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
@@ -9,7 +10,7 @@ from starlette.responses import Response
 
 from knownas.errors import FieldError, ValidationError
 from knownas.history import Source
-from knownas.http import wire
+from knownas.http import conditional, wire
 from knownas.http.asking import authenticated as _authenticated
 from knownas.http.asking import once_of
 from knownas.http.asking import registry_of as _registry
@@ -23,6 +24,7 @@ from knownas.model import (
     clean_profile_id,
     unknown_kinds,
 )
+from knownas.registry import Check
 from knownas.writes import Once
 
 _USE_GET: Final = (
@@ -36,25 +38,39 @@ async def get_identifiers(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     position = headers.log_position()
+    known = conditional.known_tags(headers)
     if position is not None:
         identifiers = await _registry(request).identifiers_after(key.app.id, ref, position)
     else:
         found = _registry(request).identifiers(key.app.id, ref)
         identifiers = await found if inspect.isawaitable(found) else found
-    return Response(wire.identifiers_body(identifiers), media_type="application/json")
+    body = wire.identifiers_body(identifiers)
+    if known is None:
+        # Byte for byte what the fast lane answers: no tag is made for who does not ask for one.
+        return Response(body, media_type="application/json")
+    tag = wire.etag(body)
+    if known.match_weakly(tag):
+        return conditional.not_modified(tag)
+    return Response(body, headers={"ETag": tag}, media_type="application/json")
 
 
 async def set_identifiers(request: Request) -> Response:
     """Merge the identifiers of the body into a profile's."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
+    check = conditional.check(headers, _identifiers_tag)
     body = await wire.json_object(request, headers, if_empty=_USE_GET)
     once = once_of(request, headers, key, body)
-    return await _set_identifiers(request, key, ref, body, by=Source("api", key.id), once=once)
+    return await _set_identifiers(
+        request, key, ref, body, by=Source("api", key.id), once=once, check=check
+    )
 
 
 async def set_identifiers_from_sdk(request: Request) -> Response:
-    """Do the same for a mobile SDK, which names the profile in the body."""
+    """Do the same for a mobile SDK, which names the profile in the body.
+
+    It knows no If-Match: a public key, which may not read, could guess with it what is stored.
+    """
     key, headers = await _authenticated(request, "secret", "public")
     in_header = headers.sdk_profile_id()
     body = await wire.json_object(request, headers, if_empty="The body is empty.")
@@ -71,11 +87,12 @@ async def put_profile(request: Request) -> Response:
     """Create a profile, or return the one that is there."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
+    check = conditional.check(headers, partial(_profile_tag, key))
     body = await wire.json_object(request, headers)
     once = once_of(request, headers, key, body)
     attributes, ignored = _profile_fields(request, body)
     profile = await _registry(request).put_profile(
-        key.app.id, ref, attributes, by=Source("api", key.id), once=once
+        key.app.id, ref, attributes, by=Source("api", key.id), once=once, check=check
     )
     return _profile_response(request, key, profile, ignored)
 
@@ -84,7 +101,10 @@ async def get_profile(request: Request) -> Response:
     """Answer a profile."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
+    known = conditional.known_tags(headers)
     profile = await _registry(request).profile(key.app.id, ref)
+    if known is not None and known.match_weakly(tag := _profile_tag(key, profile)):
+        return conditional.not_modified(tag)
     return _profile_response(request, key, profile, [])
 
 
@@ -92,11 +112,12 @@ async def update_profile(request: Request) -> Response:
     """Change the fields of the body in a profile."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
+    check = conditional.check(headers, partial(_profile_tag, key))
     body = await wire.json_object(request, headers)
     once = once_of(request, headers, key, body)
     attributes, ignored = _profile_fields(request, body)
     profile = await _registry(request).update_profile(
-        key.app.id, ref, attributes, by=Source("api", key.id), once=once
+        key.app.id, ref, attributes, by=Source("api", key.id), once=once, check=check
     )
     return _profile_response(request, key, profile, ignored)
 
@@ -105,7 +126,8 @@ async def delete_profile(request: Request) -> Response:
     """Delete a profile with its identifiers."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
-    await _registry(request).delete_profile(key.app.id, ref, by=Source("api", key.id))
+    check = conditional.check(headers, partial(_profile_tag, key))
+    await _registry(request).delete_profile(key.app.id, ref, by=Source("api", key.id), check=check)
     return Response(status_code=204)
 
 
@@ -118,13 +140,14 @@ async def _set_identifiers(  # noqa: PLR0913 - what the two callers differ in
     by: Source,
     once: Once | None,
     beside_data: Iterable[str] = (),
+    check: Check | None = None,
 ) -> Response:
     reject = _rejects_unknown(request)
     values, unknown = clean_identifiers(body, reject_unknown=reject)
     unknown += beside_data
     if reject and unknown:
         raise ValidationError(fields=unknown_kinds(unknown))
-    await _registry(request).set_identifiers(key.app, ref, values, by=by, once=once)
+    await _registry(request).set_identifiers(key.app, ref, values, by=by, once=once, check=check)
     request.app.state.metrics.count_ignored_keys(len(unknown))
     return Response(headers=wire.ignored_header(unknown))
 
@@ -154,19 +177,36 @@ def _profile_response(
     request: Request, key: ApiKey, profile: Profile, ignored: list[str]
 ) -> Response:
     request.app.state.metrics.count_ignored_keys(len(ignored))
+    return Response(
+        _profile_body(key, profile, _registry(request).now()),
+        headers={**wire.ignored_header(ignored), "ETag": _profile_tag(key, profile)},
+        media_type="application/json",
+    )
+
+
+def _identifiers_tag(profile: Profile) -> str:
+    return wire.etag(wire.identifiers_body(profile.identifiers))
+
+
+def _profile_tag(key: ApiKey, profile: Profile) -> str:
+    """Return the tag of a profile's body, of which the time of the answer is no part."""
+    return wire.etag(_profile_body(key, profile, 0))
+
+
+def _profile_body(key: ApiKey, profile: Profile, timestamp: int) -> bytes:
     data = {
         "app_id": key.app.uuid,
         "profile_id": profile.profile_id,
         "customer_user_id": profile.customer_user_id,
         "total_revenue_usd": 0.0,
         "segment_hash": "",
-        "timestamp": _registry(request).now(),
+        "timestamp": timestamp,
         "custom_attributes": [{"key": name, "value": value} for name, value in profile.attributes],
         "access_levels": [],
         "subscriptions": [],
         "non_subscriptions": [],
     }
-    return wire.json_response({"data": data}, headers=wire.ignored_header(ignored))
+    return wire.encode({"data": data})
 
 
 class _NotKept(NamedTuple):

@@ -24,6 +24,7 @@ from knownas.errors import (
 )
 from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
+from knownas.http.rates import KeyRates
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -252,5 +253,6 @@ def create_app(
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
     app.state.draining = asyncio.Event()
+    app.state.rates = KeyRates()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app

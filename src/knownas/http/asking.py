@@ -44,8 +44,9 @@ def once_of(request: Request, headers: wire.Headers, key: ApiKey, body: object) 
 async def authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wire.Headers]:
     """Return the key of the request, if it is live and of one of these types, and its headers.
 
-    Raises Unauthorized; RateLimited for the address of one who guesses; ValidationError for a
-    header that stands twice with different values.
+    The request is counted then. Raises Unauthorized; RateLimited past the rate of the key, and
+    for the address of one who guesses; ValidationError for a header that stands twice with
+    different values.
     """
     headers = wire.Headers(request.scope["headers"])
     try:
@@ -55,5 +56,6 @@ async def authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wire
         raise
     if key.type not in types:
         raise Unauthorized
+    request.app.state.rates.spend(key)
     headers.refuse_twins()
     return key, headers

@@ -1,9 +1,9 @@
 """The fast lane: the answer to an ordinary hot request, without a task, a scope or an event.
 
 It is for the identifiers of one profile, read or set, named by one header, with a key that was
-read just now. Whatever is out of the ordinary, an error included, is left to the application;
-for what is not, the bytes are the application's own, since both ways call the same functions for
-the key, the profile and the body. A test holds them together.
+read just now and whose requests are not counted. Whatever is out of the ordinary, an error
+included, is left to the application; for what is not, the bytes are the application's own, since
+both ways call the same functions for the key, the profile and the body. A test holds them together.
 
 A write, and a storage behind a network, answer later, and so does the lane then: until it does,
 the connection is as busy as with a request on the normal way.
@@ -63,6 +63,8 @@ _ROLES: Final = {
     b"connection": _CONNECTION,
     b"request-id": _OTHER_WAY,
     wire.POSITION_HEADER.encode(): _OTHER_WAY,
+    wire.IF_MATCH.encode(): _OTHER_WAY,
+    wire.IF_NONE_MATCH.encode(): _OTHER_WAY,
     wire.SDK_PROFILE_HEADER.encode(): _OTHER_WAY,
     wire.IDEMPOTENCY_HEADER.encode(): _OTHER_WAY,
     b"proxy-connection": _OTHER_WAY,  # to the parser it is another Connection
@@ -133,7 +135,7 @@ class FastLane:
         `dated` are uvicorn's default headers, `began_ns` is `time.monotonic_ns()` at the start.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret":
+        if key is None or key.type != "secret" or key.rate is not None:
             return None
         try:
             found = self._identifiers(key.app.id, _ref(asked.by, value))
@@ -154,7 +156,13 @@ class FastLane:
         Return what `answer_late` is to be called with once it is done.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret" or self._tells_position or key.app.policies:
+        if (
+            key is None
+            or key.type != "secret"
+            or key.rate is not None
+            or key.app.policies
+            or self._tells_position
+        ):
             return None
         try:
             values, unknown = clean_identifiers(wire.parse_object(body))

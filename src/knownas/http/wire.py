@@ -3,6 +3,7 @@
 Source: the wire contract, sections 1 to 4.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -43,7 +44,10 @@ _MUST_BE_ONE: Final = frozenset(
         *(POSITION_HEADER, IDEMPOTENCY_HEADER, "content-type"),
     )
 )
-_DECIDING: Final = _MUST_BE_ONE | {b"content-length", b"content-encoding"}
+IF_MATCH: Final = "if-match"
+IF_NONE_MATCH: Final = "if-none-match"
+_LISTS: Final = frozenset({IF_MATCH.encode(), IF_NONE_MATCH.encode()})
+_DECIDING: Final = _MUST_BE_ONE | _LISTS | {b"content-length", b"content-encoding"}
 IGNORED_HEADER: Final = "Knownas-Ignored"
 
 _is_position: Final = re.compile(rb"([0-9a-f]{8})([0-9a-f]{16})").fullmatch
@@ -67,6 +71,7 @@ STATUS: Final = {
     "batch_failed": 409,
     "cursor_expired": 410,
     "history_expired": 410,
+    "precondition_failed": 412,
     "payload_too_large": 413,
     "unsupported_media_type": 415,
     "idempotency_conflict": 422,
@@ -169,6 +174,11 @@ def cursor(text: str, *, source: str) -> Place:
     return Place(int(match[1], 16), int(match[2], 16))
 
 
+def etag(body: bytes) -> str:
+    """Return the strong entity tag of a body, in its quotes: 64 bits of its BLAKE2b hash."""
+    return f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
+
+
 def error_body(error: KnownasError, dialect: str) -> bytes:
     """Return an error's body in a dialect: `schema`, `example` or `live`."""
     return encode(error_object(error, dialect))
@@ -225,7 +235,8 @@ def own_request_id(headers: RawHeaders) -> bytes | None:
 class Headers:
     """The headers of a request that decide about its answer, read in one pass.
 
-    Blank ones count as absent. Two that differ are noted, to be refused once the key is known.
+    Blank ones count as absent. Two that differ are one where the header is a list; else they are
+    noted, to be refused once the key is known.
     """
 
     def __init__(self, headers: RawHeaders) -> None:
@@ -242,9 +253,12 @@ class Headers:
             elif (
                 name in _DECIDING
                 and (trimmed := value.strip(b" \t"))
-                and self._values.setdefault(name, trimmed) != trimmed
+                and (earlier := self._values.setdefault(name, trimmed)) != trimmed
             ):
-                self._twins.add(name)
+                if name in _LISTS:
+                    self._values[name] = earlier + b", " + trimmed
+                else:
+                    self._twins.add(name)
 
     def refuse_twins(self) -> None:
         """Raise ValidationError when a header that decides stands twice with different values."""
@@ -370,9 +384,9 @@ def date(at: int) -> str:
     return datetime.fromtimestamp(at / 1_000, UTC).date().isoformat()
 
 
-def json_response(content: object, *, headers: dict[str, str] | None = None) -> Response:
+def json_response(content: object) -> Response:
     """Return a 200 with a JSON body."""
-    return Response(encode(content), headers=headers, media_type="application/json")
+    return Response(encode(content), media_type="application/json")
 
 
 async def bounded_body(request: Request, headers: Headers) -> bytes:

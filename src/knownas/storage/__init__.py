@@ -139,11 +139,19 @@ class Storage(Protocol):
         ...
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """Delete a profile with all that belongs to it, and return what it was.
 
-        Its history stays. Raises as `identifiers` does.
+        Its history stays. `check` is called with the profile before that, in the same
+        transaction, and is as `change` of `change_profile`: what it raises is raised here, and
+        nothing is deleted. Raises as `identifiers` does.
         """
         ...
 
@@ -299,13 +307,17 @@ class Storage(Protocol):
         """Keep keys under their digests, all or none; their own app is of no account.
 
         A key that the app has already keeps its id and label, and of each end the earlier one:
-        none is ever revived. Raises ValidationError when another app has one of the digests,
-        Unauthorized when the app was deleted.
+        none is ever revived. Its rate becomes the given one. Raises ValidationError when another
+        app has one of the digests, Unauthorized when the app was deleted.
         """
         ...
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """End a key for good. The first end stays. False: the app has no such key."""
+        ...
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """Give a key, live or not, another `ApiKey.rate`. False: the app has no such key."""
         ...
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:

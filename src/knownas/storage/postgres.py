@@ -58,16 +58,17 @@ ON CONFLICT (name) DO NOTHING RETURNING id
 """
 _APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY created_at, id"
 _INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (digest) DO NOTHING RETURNING id
 """
 _PUT_KEY: Final = """
-INSERT INTO api_keys AS k (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO api_keys AS k (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (digest) DO UPDATE SET
   expires_at = least(k.expires_at, excluded.expires_at),
-  ended_at = least(k.ended_at, excluded.ended_at)
+  ended_at = least(k.ended_at, excluded.ended_at),
+  rate = excluded.rate
 WHERE k.app_id = excluded.app_id RETURNING id
 """
 _EXPIRE_KEY: Final = """
@@ -75,6 +76,9 @@ UPDATE api_keys SET expires_at = least(expires_at, $1) WHERE app_id = $2 AND id 
 """
 _END_KEY: Final = """
 UPDATE api_keys SET ended_at = coalesce(ended_at, $1) WHERE app_id = $2 AND id = $3 RETURNING id
+"""
+_SET_KEY_RATE: Final = """
+UPDATE api_keys SET rate = $1 WHERE app_id = $2 AND id = $3 RETURNING id
 """
 
 
@@ -182,10 +186,16 @@ class PostgresStorage:
         return self._writes.put(Write(app, ref, change, now, create_as, by))
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """See `Storage.delete_profile`."""
-        return await self._writes.put(Write(app, ref, None, now, None, by))
+        return await self._writes.put(Write(app, ref, None, now, None, by, check))
 
     async def add_profiles(
         self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
@@ -321,10 +331,18 @@ class PostgresStorage:
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""
+        return await self._update_key(_END_KEY, at, app, key_id)
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """See `Storage.set_key_rate`."""
+        return await self._update_key(_SET_KEY_RATE, rate, app, key_id)
+
+    async def _update_key(self, statement: str, *values: object) -> bool:
+        """Run a statement on one key, and tell whether there is such a key."""
 
         async def job(link: Link) -> bool:
             async with link.transaction():
-                return bool(await link.fetch(_END_KEY, at, app, key_id))
+                return bool(await link.fetch(statement, *values))
 
         return await self._do(job)
 

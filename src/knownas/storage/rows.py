@@ -23,7 +23,7 @@ APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies"
 """What `to_app` takes, of `apps a`."""
 
 KEY_COLUMNS: Final = (
-    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at,"
+    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at, k.rate,"
     " a.id, a.uuid, a.name, a.created_at, a.policies"
 )
 """What `to_key` takes, of `api_keys k` and `apps a`."""
@@ -111,10 +111,10 @@ def to_app(row: Iterable[Any]) -> App:
 def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:
     """Return a row of `api_keys`, in the order of its columns."""
     times = (key.created_at, key.expires_at, key.ended_at)
-    return (digest, key.id, app, key.type, key.label, *times)
+    return (digest, key.id, app, key.type, key.label, *times, key.rate)
 
 
 def to_key(row: Iterable[Any]) -> ApiKey:
     """Return the key that stands in a row of `KEY_COLUMNS`."""
-    key_id, key_type, label, created_at, expires_at, ended_at, *app = row
-    return ApiKey(key_id, to_app(app), key_type, label, created_at, expires_at, ended_at)
+    key_id, key_type, label, created_at, expires_at, ended_at, rate, *app = row
+    return ApiKey(key_id, to_app(app), key_type, label, created_at, expires_at, ended_at, rate)

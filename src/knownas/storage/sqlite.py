@@ -80,8 +80,8 @@ _DELETE_APP: Final = (
     "DELETE FROM apps WHERE id = ?",
 )
 _INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
 _KEY_BY_DIGEST: Final = f"""
@@ -96,12 +96,13 @@ SELECT {KEY_COLUMNS}, k.digest FROM api_keys k JOIN apps a ON a.id = k.app_id
 WHERE k.app_id = ? ORDER BY k.created_at, k.id
 """  # noqa: S608 - the columns are a constant
 _PUT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (digest) DO UPDATE SET
   expires_at = coalesce(
     min(expires_at, excluded.expires_at), expires_at, excluded.expires_at),
-  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at)
+  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at),
+  rate = excluded.rate
 WHERE app_id = excluded.app_id
 """
 _EXPIRE_KEY: Final = """
@@ -110,6 +111,7 @@ UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id 
 _END_KEY: Final = """
 UPDATE api_keys SET ended_at = coalesce(ended_at, ?) WHERE app_id = ? AND id = ?
 """
+_SET_KEY_RATE: Final = "UPDATE api_keys SET rate = ? WHERE app_id = ? AND id = ?"
 
 Row = tuple[Any, ...]
 
@@ -265,11 +267,17 @@ class SqliteStorage:
         return self._writer.run(work)
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, now: int, by: Source = SERVER
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        now: int,
+        by: Source = SERVER,
+        check: Callable[[Profile], None] | None = None,
     ) -> Profile:
         """See `Storage.delete_profile`."""
         return await self._writer.run(
-            lambda write: sqlite_profiles.delete(write, app, ref, now, by), erases=True
+            lambda write: sqlite_profiles.delete(write, app, ref, now, by, check), erases=True
         )
 
     async def add_profiles(
@@ -450,6 +458,12 @@ class SqliteStorage:
         """See `Storage.end_key`."""
         return await self._writer.run(
             lambda write: _changes(write, _END_KEY, (at, app, key_id)), erases=True
+        )
+
+    async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
+        """See `Storage.set_key_rate`."""
+        return await self._writer.run(
+            lambda write: _changes(write, _SET_KEY_RATE, (rate, app, key_id))
         )
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -131,11 +131,18 @@ def identifiers(read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
     return to_identifiers(found)
 
 
-def delete(
-    connection: apsw.Connection, app: AppId, ref: ProfileRef, now: int, by: Source
+def delete(  # noqa: PLR0913, PLR0917 - whom, when, by whom, and if
+    connection: apsw.Connection,
+    app: AppId,
+    ref: ProfileRef,
+    now: int,
+    by: Source,
+    check: Callable[[Profile], None] | None = None,
 ) -> Profile:
-    """Delete a profile's rows and return what it was."""
+    """Delete a profile's rows, unless `check` raises something, and return what it was."""
     number, profile = settle(connection, app, ref)
+    if check is not None:
+        check(profile)
     _remove(connection, app, number, profile)
     note(connection, app, [Entry(profile, None, max(now, profile.updated_at))], by)
     return profile
