@@ -3,7 +3,8 @@
     KnownasError
     ├── Unauthorized            unauthorized
     ├── NotFound                not_found
-    │   └── ProfileNotFound     profile_not_found
+    │   ├── ProfileNotFound     profile_not_found
+    │   └── WebhookNotFound     webhook_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
@@ -92,6 +93,13 @@ class ProfileNotFound(NotFound):
 
     code = "profile_not_found"
     message = "Profile not found"
+
+
+class WebhookNotFound(NotFound):
+    """No webhook of this app has that id."""
+
+    code = "webhook_not_found"
+    message = "There is no such webhook; GET /api/v1/webhooks/ lists those that there are."
 
 
 class Gone(KnownasError):

@@ -15,6 +15,7 @@ SPREAD_BY: Final = {
     "changes": "profile_id",
     "shared_identifiers": "value",
     "coverage": "slot",
+    "deliveries": "profile_id",
 }
 
 EVERYWHERE: Final = (
@@ -24,6 +25,9 @@ EVERYWHERE: Final = (
     re.compile(r"SELECT tx FROM changes "),  # the feed is of all profiles: its pages, end, pruning
     re.compile(r"sum\(change\)"),  # what all writers have counted, added up
     re.compile(r"FROM shared_identifiers\s+WHERE app_id = \$1"),  # a list of all values
+    re.compile(r"FROM deliveries( d)?\s+WHERE \S+ = \S+ AND \S*webhook_id = "),  # a webhook's queue
+    re.compile(r"^\s*UPDATE deliveries SET next_at = \$3 "),  # all of a webhook's
+    re.compile(r"^DELETE FROM deliveries WHERE "),  # a webhook's end, and what is long dead
     re.compile(r"^\s*SELECT app_id, "),  # `knownas check`
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""

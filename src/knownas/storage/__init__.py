@@ -8,6 +8,7 @@ database never asks its own clock.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from knownas.deliveries import Webhooks
 from knownas.editing import Edit, Needs
 from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
@@ -56,6 +57,11 @@ class Storage(Protocol):
 
     log_position: LogPosition | None
     """How far the log was after the last write here; None where no standby needs it."""
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Where changes are sent, and what of that is still to do."""
+        ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
         """Return a profile's identifiers: the hot read.
@@ -241,7 +247,9 @@ class Storage(Protocol):
     async def prune(self, *, now: int, before: int, limit: int) -> int:
         """Delete at most `limit` of the oldest changes from before a time, and count them.
 
-        With them go the answers that have expired.
+        With them go the answers that have expired, and the deliveries that were given up before
+        that time. A webhook that had not come so far goes on behind them; where it has missed
+        some of its app, that is noted with `now`.
         """
         ...
 

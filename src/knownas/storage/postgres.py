@@ -22,7 +22,13 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import postgres_bulk, postgres_check, postgres_lookups, postgres_schema
+from knownas.storage import (
+    postgres_bulk,
+    postgres_check,
+    postgres_lookups,
+    postgres_schema,
+    postgres_webhooks,
+)
 from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
 from knownas.storage.postgres_bulk import Job
@@ -43,6 +49,8 @@ LOOKUPS_AT_ONCE: Final = 32
 """A reverse look-up may find many profiles, a hot read finds one."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
+WEBHOOK_WRITERS: Final = 1
+"""For what webhooks have written: made where there are any."""
 FOLLOWERS: Final = 1
 """For the history, the feed and what is counted: a long page keeps no other read waiting."""
 ASIDE: Final = 2
@@ -106,6 +114,7 @@ class PostgresStorage:
         self._lookers = Links(self._target, LOOKERS)
         self._writers = Links(self._target, WRITERS)
         self._followers = Links(self._target, FOLLOWERS)
+        self._webhook_writers = Links(self._target, WEBHOOK_WRITERS)
         self._identifiers: Gathering[reads.Question, Identifiers] = Gathering(
             self._readers, reads.identifiers, seconds
         )
@@ -127,6 +136,10 @@ class PostgresStorage:
         self._pages: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
             self._followers, _in_turn, seconds
         )
+        self._webhook_jobs: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
+            self._webhook_writers, _in_turn, seconds, at_once=1
+        )
+        self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
@@ -246,9 +259,14 @@ class PostgresStorage:
         """See `Storage.end_of_changes`."""
         return await self._read(feed.end)
 
-    async def prune_changes(self, before: int, limit: int) -> int:
-        """See `Storage.prune_changes`."""
-        return await self._do(lambda link: feed.prune(link, before, limit), long=True)
+    async def prune(self, *, now: int, before: int, limit: int) -> int:
+        """See `Storage.prune`."""
+
+        async def job(link: Link) -> int:
+            await postgres_webhooks.prune(link, before)
+            return await feed.prune(link, before, limit, now)
+
+        return await self._do(job, long=True)
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
         """See `Storage.coverage`."""
@@ -264,6 +282,10 @@ class PostgresStorage:
 
     async def _read(self, read: Callable[[Link], Awaitable[T]]) -> T:
         answer: T = await self._pages.put(read)
+        return answer
+
+    async def _write_for_webhooks(self, job: Callable[[Link], Awaitable[T]]) -> T:
+        answer: T = await self._webhook_jobs.put(lambda link: _insist(link, job))
         return answer
 
     # --- apps and keys ------------------------------------------------------------------------
@@ -367,6 +389,7 @@ class PostgresStorage:
         await self._lookers.close()
         await self._writers.close()
         await self._followers.close()
+        await self._webhook_writers.close()
         if self._jobs:
             await asyncio.wait(self._jobs)
 

@@ -59,6 +59,8 @@ _DELETE_APP: Final = (
     "DELETE FROM changes WHERE app_id = $1",
     "DELETE FROM shared_identifiers WHERE app_id = $1",
     "DELETE FROM coverage WHERE app_id = $1",
+    "DELETE FROM webhooks WHERE app_id = $1",
+    "DELETE FROM deliveries WHERE app_id = $1",
 )
 
 

@@ -36,6 +36,7 @@ from knownas.storage import (
     sqlite_check,
     sqlite_file,
     sqlite_profiles,
+    sqlite_webhooks,
 )
 from knownas.storage.rows import (
     APP_COLUMNS,
@@ -76,6 +77,8 @@ _DELETE_APP: Final = (
     "DELETE FROM shared_identifiers WHERE app_id = ?",
     "DELETE FROM aliases WHERE app_id = ?",
     "DELETE FROM answers WHERE app_id = ?",
+    "DELETE FROM webhooks WHERE app_id = ?",
+    "DELETE FROM deliveries WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
@@ -153,6 +156,7 @@ class SqliteStorage:
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
+        self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self._closed = False
 
     # --- profiles ---------------------------------------------------------------------------
@@ -357,7 +361,8 @@ class SqliteStorage:
 
         def work(connection: apsw.Connection) -> int:
             prune_answers(connection, now)
-            return sqlite_changes.prune(connection, before, limit)
+            sqlite_webhooks.prune(connection, before)
+            return sqlite_changes.prune(connection, before, limit, now)
 
         return await self._writer.run(work, erases=True)
 
