@@ -20,6 +20,7 @@ SPREAD_BY: Final = {
 
 EVERYWHERE: Final = (
     re.compile(r"SELECT count\(\*\)"),  # counting, and `knownas check`
+    re.compile(r"count\(\*\) FROM deliveries"),
     re.compile(r"DELETE FROM \w+ WHERE app_id = \$1\Z"),  # the deletion of an app
     re.compile(r"ORDER BY p\.profile_id LIMIT \$2\s*\Z"),  # the pages of `knownas copy`
     re.compile(r"SELECT tx FROM changes "),  # the feed is of all profiles: its pages, end, pruning
