@@ -25,6 +25,7 @@ from knownas.errors import (
 from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
+from knownas.http.upkeep import keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -240,7 +241,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
+        beside = asyncio.create_task(keep_up(registry, settings.history_days))
         yield
+        beside.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beside
         await registry.close()
 
     app = Application(
