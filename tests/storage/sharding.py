@@ -93,7 +93,7 @@ def broken_by_schema(sql: str) -> list[str]:
 
 
 def _binds(statement: str, column: str) -> bool:
-    inserted = re.search(r"INSERT INTO \w+\s*\(([^)]*)\)", statement)
+    inserted = re.search(r"INSERT INTO \w+\s*(?:AS \w+\s*)?\(([^)]*)\)", statement)
     if inserted:
         return column in re.split(r"\W+", inserted[1])
     return bool(re.search(rf"\b{column} = (?:any\(\$|\$|a\.{column}\b)", statement))

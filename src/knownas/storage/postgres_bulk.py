@@ -14,7 +14,6 @@ from knownas.storage.postgres_changes import (
     OWN_TX,
     ChangeRow,
     Entry,
-    Last,
     Tally,
     last_of,
     note,
@@ -101,7 +100,8 @@ async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> in
     if not new:
         return 0
     last = await last_of(link, new)
-    new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+    changed_in = {key: one.tx for key, one in last.items()}
+    new = _numbered(new, {key: one.revision for key, one in last.items()})
     made = await link.fetch(INSERT_PROFILES, *profile_rows(new, changed_in))
     if len(made) < len(new):
         keys = {(AppId(of), ProfileId(str(profile_id))) for of, profile_id in made}
@@ -116,10 +116,10 @@ async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> in
     return len(new)
 
 
-def _numbered(new: Profiles, last: dict[ProfileKey, Last]) -> Profiles:
+def _numbered(new: Profiles, revisions: dict[ProfileKey, int]) -> Profiles:
     """Return profiles with the revisions that follow those that their ids had."""
     return {
-        key: msgspec.structs.replace(one, revision=last[key].revision + 1 if key in last else 1)
+        key: msgspec.structs.replace(one, revision=revisions.get(key, 0) + 1)
         for key, one in new.items()
     }
 
@@ -154,9 +154,11 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
         free = {one.customer_user_id for one in old.values()}
         left = _untaken(brought, customers - free, ids - {profile_id for _, profile_id in old})
         new = {(job.app, one.profile_id): one for one in left}
-        last = {key: Last(one.revision, changed_in[key]) for key, one in old.items()}
-        last |= await last_of(link, new.keys() - old.keys())
-        new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+        last = await last_of(link, new.keys() - old.keys())
+        revisions = {key: one.revision for key, one in old.items()}
+        revisions |= {key: one.revision for key, one in last.items()}
+        changed_in |= {key: one.tx for key, one in last.items()}
+        new = _numbered(new, revisions)
         tally = Tally()
         noted = await tally.rows(link, _entries(job, old, new), changed_in)
         own = (await link.fetch(OWN_TX))[0][0]

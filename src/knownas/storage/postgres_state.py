@@ -26,8 +26,6 @@ class Write(NamedTuple):
     now: int
     create_as: ProfileId | None
     by: Source
-    check: Callable[[Profile], None] | None = None
-    """What may stop a deletion."""
 
 
 class State:
@@ -40,7 +38,7 @@ class State:
         revisions: Mapping[ProfileKey, int],
         deleted_apps: Container[AppId] = (),
     ) -> None:
-        """Begin with what the database has; `revisions` are those of ids without one."""
+        """Begin with what the database has; `revisions` are of ids without a profile."""
         self.customers = dict(customers)
         self.profiles = dict(profiles)
         self.entries: list[Entry] = []
@@ -59,8 +57,6 @@ class State:
 
     def _delete(self, write: Write) -> Profile:
         profile = write.ref.settle(*self._look_up(write))
-        if write.check is not None:
-            write.check(profile)
         self._replace(write, profile, None, max(write.now, profile.updated_at))
         return profile
 

@@ -123,6 +123,8 @@ async def _try_to_write(
             if profile.customer_user_id is not None
         }
         last = await last_of(link, _made_anew(group, all_new=all_new) - profiles.keys())
+        if not all(one.is_end for one in last.values()):
+            raise Outrun  # made since the profiles were locked
         revisions = {key: one.revision for key, one in last.items()}
         changed_in |= {key: one.tx for key, one in last.items()}
         after = State(customers, profiles, revisions)
