@@ -26,6 +26,8 @@ class Write(NamedTuple):
     now: int
     create_as: ProfileId | None
     by: Source
+    check: Callable[[Profile], None] | None = None
+    """What may stop a deletion."""
 
 
 class State:
@@ -57,6 +59,8 @@ class State:
 
     def _delete(self, write: Write) -> Profile:
         profile = write.ref.settle(*self._look_up(write))
+        if write.check is not None:
+            write.check(profile)
         self._replace(write, profile, None, max(write.now, profile.updated_at))
         return profile
 
