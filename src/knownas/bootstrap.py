@@ -1,5 +1,6 @@
 """The only wiring: settings to storage to registry to application."""
 
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -11,8 +12,10 @@ from knownas.registry import Registry
 from knownas.settings import Settings, SettingsError, networks
 from knownas.storage import Storage, sqlite_backup, sqlite_file
 from knownas.storage.sqlite import SqliteStorage
+from knownas.vault import Vault
 
 if TYPE_CHECKING:
+    from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.outbound import Sender
 
 TEMPORARY: Final = "sqlite://"
@@ -119,10 +122,12 @@ async def two_storages(
 def open_registry(
     settings: Settings, *, create: bool = True, with_standby: bool = False
 ) -> Registry:
-    """Open the registry over the database of `settings`; raises as `open_storage`.
+    """Open the registry over the database of `settings`.
 
-    Only a server reads from the standby, which is for clients that write as well.
+    Only a server reads from the standby, which is for clients that write as well. Raises as
+    `open_storage`, and VaultError where the master key cannot be read.
     """
+    vault = Vault.open(settings.master_key_file)
     storage = (
         _open_with_standby(settings)
         if with_standby and settings.read_database
@@ -132,6 +137,8 @@ def open_registry(
         storage,
         auto_create_profiles=settings.auto_create_profiles,
         key_rate=settings.key_rate or None,
+        vault=vault,
+        open_sender=functools.partial(open_sender, settings),
     )
 
 
@@ -177,12 +184,37 @@ def open_sender(settings: Settings) -> "Sender":
         raise SettingsError(f"The trusted certificates (SSL_CERT_FILE): {error}.") from None
 
 
+def open_dispatcher(registry: Registry) -> "Dispatcher | None":
+    """Make what delivers webhooks; None where there is no master key to read their secrets by.
+
+    Raises as `open_sender`.
+    """
+    if not registry.vault.key_ids:
+        return None
+    # Not imported by a server without webhooks.
+    from knownas.webhooks.dispatcher import Dispatcher  # noqa: PLC0415 - as just said
+
+    log = logs.get()
+
+    def tell(error: Exception) -> None:
+        log.error("webhook_error", type=type(error).__name__, at=logs.place_of(error))
+
+    return Dispatcher(
+        registry.storage,
+        registry.vault,
+        registry.webhooks.sender(),
+        clock=registry.now,
+        tell=tell,
+    )
+
+
 def make_app(
     settings: Settings, registry: Registry | None = None, shared: SharedMemory | None = None
 ) -> Application:
     """Make what a server process serves, over `registry` or one that it opens itself."""
     logs.configure(settings.log_format)
-    return create_app(registry or open_registry(settings, with_standby=True), settings, shared)
+    registry = registry or open_registry(settings, with_standby=True)
+    return create_app(registry, settings, shared, dispatcher=open_dispatcher(registry))
 
 
 @contextmanager

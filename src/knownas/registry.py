@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -17,6 +17,7 @@ from knownas import as_of, demo, keys, merging, writes
 from knownas.as_of import Moment
 from knownas.editing import Edit, Needs
 from knownas.errors import (
+    FeatureNotConfigured,
     HistoryExpired,
     KnownasError,
     PreconditionFailed,
@@ -45,7 +46,12 @@ from knownas.model import (
     merge_identifiers,
 )
 from knownas.storage import Storage
+from knownas.vault import Vault
+from knownas.webhooks.endpoints import Endpoints
 from knownas.writes import Done, Once, Setting
+
+if TYPE_CHECKING:
+    from knownas.webhooks.outbound import Sender
 
 KEY_CACHE_SECONDS: Final = 0.5
 """A key is believed this long after its read began, so a revoked one is refused by every
@@ -84,6 +90,10 @@ def system_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _no_sender() -> NoReturn:
+    raise FeatureNotConfigured
+
+
 class Registry:
     """All that this server does, over one storage."""
 
@@ -93,6 +103,8 @@ class Registry:
         *,
         auto_create_profiles: bool = False,
         key_rate: str | None = None,
+        vault: Vault | None = None,
+        open_sender: "Callable[[], Sender]" = _no_sender,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
         new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
@@ -100,9 +112,13 @@ class Registry:
         """Work on `storage`; `clock` gives ms since 1970, `monotonic` seconds.
 
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
-        `key_rate` is the rate of every key that has none of its own, None for no limit.
+        `key_rate` is the rate of every key that has none of its own, None for no limit. What
+        needs stored secrets is refused without a `vault`; `open_sender` makes what webhooks are
+        sent by.
         """
         self.storage = storage
+        self.vault = vault or Vault("", {})
+        self.webhooks = Endpoints(storage, self.vault, open_sender, clock=clock, new_uuid=new_uuid)
         self._auto_create_profiles = auto_create_profiles
         self._key_rate = key_rate
         self._clock = clock
@@ -703,6 +719,7 @@ class Registry:
     async def close(self) -> None:
         """Finish what was begun and let go of the storage."""
         await asyncio.gather(*self._beside, return_exceptions=True)
+        await self.webhooks.close()
         await self.storage.close()
 
 

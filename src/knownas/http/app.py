@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -30,6 +30,9 @@ from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
 from knownas.storage import Storage
+
+if TYPE_CHECKING:
+    from knownas.webhooks.dispatcher import Dispatcher
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -230,22 +233,28 @@ def create_app(
     settings: Settings,
     shared: SharedMemory | None = None,
     *,
+    dispatcher: "Dispatcher | None" = None,
     new_request_id: Callable[[], bytes] | None = None,
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    With `shared` memory its metrics are those of all processes that have it. Request ids are
-    random unless `new_request_id` makes them.
+    The `dispatcher` delivers as long as it serves. With `shared` memory its metrics are those of
+    all processes that have it. Request ids are random unless `new_request_id` makes them.
     """
     metrics = Metrics([resource.path for resource in ROUTES], shared)
+    draining = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
         beside = asyncio.create_task(keep_up(registry, settings.history_days))
+        delivering = asyncio.create_task(dispatcher.run(draining)) if dispatcher else None
         yield
+        draining.set()  # where no connection was ever open, nobody else has
         beside.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await beside
+        if delivering is not None:
+            await delivering
         await registry.close()
 
     app = Application(
@@ -257,7 +266,7 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
-    app.state.draining = asyncio.Event()
+    app.state.draining = draining
     app.state.rates = KeyRates()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app
