@@ -22,7 +22,7 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
+from knownas.http import adapty, batch, feed, hooks, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
 from knownas.http.upkeep import keep_up
@@ -99,6 +99,17 @@ ROUTES: Final = (
     Resource("/api/v1/batch/read/", POST=batch.read, body_limit=batch.BODY_LIMIT),
     Resource("/api/v1/batch/write/", POST=batch.write, body_limit=batch.BODY_LIMIT),
     Resource("/api/v1/changes/", GET=feed.get_changes),
+    Resource(
+        "/api/v1/webhooks/",
+        GET=hooks.get_webhooks,
+        POST=hooks.add_webhook,
+        PATCH=hooks.change_webhook,
+        DELETE=hooks.delete_webhook,
+    ),
+    Resource("/api/v1/webhooks/rotate/", POST=hooks.rotate_secret),
+    Resource("/api/v1/webhooks/test/", POST=hooks.test_webhook),
+    Resource("/api/v1/webhooks/deliveries/", GET=hooks.get_deliveries),
+    Resource("/api/v1/webhooks/replay/", POST=hooks.replay),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),

@@ -70,7 +70,7 @@ class Endpoints:
         )
         cursor = await self._storage.end_of_changes()
         await self._webhooks.add(app, webhook, cursor, most=MOST_WEBHOOKS)
-        return webhook, secret
+        return WebhookState(webhook, cursor, 0, 0, None), secret
 
     async def all(self, app: AppId) -> list[WebhookState]:
         """Return the webhooks of an app with how far each has come, oldest first."""
@@ -92,7 +92,7 @@ class Endpoints:
         url: str | UnsetType = UNSET,
         types: tuple[str, ...] | UnsetType | None = UNSET,
         enabled: bool | UnsetType = UNSET,
-    ) -> Webhook:
+    ) -> WebhookState:
         """Change what is given of a webhook. One that is enabled goes on from where it was.
 
         Raises WebhookNotFound, and ValidationError for a URL that nothing may be sent to.
@@ -112,11 +112,12 @@ class Endpoints:
                 webhook = webhook._replace(disabled_at=now)
             return webhook
 
-        return await self._webhooks.change(app, webhook_id, change)
+        await self._webhooks.change(app, webhook_id, change)
+        return await self.one(app, webhook_id)
 
     async def rotate(
         self, app: AppId, webhook_id: str, *, overlap_seconds: int
-    ) -> tuple[Webhook, str]:
+    ) -> tuple[WebhookState, str]:
         """Give a webhook another secret, and return that this once.
 
         Those before it go on signing beside it for so many seconds. Raises WebhookNotFound.
@@ -130,8 +131,8 @@ class Endpoints:
             made[:] = sealed.rotated(kept, now, overlap_seconds * 1_000)
             return webhook._replace(secrets=sealed.seal(self._vault, webhook_id, made))
 
-        webhook = await self._webhooks.change(app, webhook_id, change)
-        return webhook, made[0].text
+        await self._webhooks.change(app, webhook_id, change)
+        return await self.one(app, webhook_id), made[0].text
 
     async def delete(self, app: AppId, webhook_id: str) -> None:
         """Delete a webhook with what was still to do for it. Raises WebhookNotFound."""
