@@ -1,6 +1,7 @@
 """Webhooks in the native API: made, listed, changed, rotated, tried, deleted, and replayed."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import UNSET, UnsetType
@@ -20,6 +21,7 @@ _MAX_REVISION: Final = 2**53
 
 _NOTHING: Final = 'The body is empty. Send {"id": "whk_…"}.'
 _NO_URL: Final = 'The body is empty. Send {"url": "https://…"}.'
+_is_id: Final = re.compile(r"whk_[0-9a-f]{16}").fullmatch
 _is_place: Final = re.compile(
     r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,18})"
 ).fullmatch
@@ -55,7 +57,7 @@ async def change_webhook(request: Request) -> Response:
     query.parameters(request.scope["query_string"], ())
     body = await wire.json_object(request, headers, if_empty=_NOTHING)
     problems = wire.unknown_fields(body, "id", "url", "types", "enabled")
-    webhook_id = _text(body, "id", problems)
+    webhook_id = _id(body, problems)
     url = _text(body, "url", problems) if "url" in body else UNSET
     enabled = body.get("enabled", UNSET)
     if not isinstance(enabled, bool | UnsetType):
@@ -78,7 +80,11 @@ async def delete_webhook(request: Request) -> Response:
     """Delete a webhook with all that was still to do for it."""
     key, _ = await authenticated(request, "secret")
     given = query.parameters(request.scope["query_string"], {"id"})
-    await registry_of(request).webhooks.delete(key.app.id, _id(given))
+    problems: list[FieldError] = []
+    webhook_id = _id(given, problems)
+    if problems:
+        raise ValidationError(fields=problems)
+    await registry_of(request).webhooks.delete(key.app.id, webhook_id)
     return Response(status_code=204)
 
 
@@ -88,7 +94,7 @@ async def rotate_secret(request: Request) -> Response:
     query.parameters(request.scope["query_string"], ())
     body = await wire.json_object(request, headers, if_empty=_NOTHING)
     problems = wire.unknown_fields(body, "id", "overlap_seconds")
-    webhook_id = _text(body, "id", problems)
+    webhook_id = _id(body, problems)
     overlap = _number(body, "overlap_seconds", (0, MAX_OVERLAP_SECONDS), problems)
     if problems:
         raise ValidationError(fields=problems)
@@ -106,7 +112,7 @@ async def test_webhook(request: Request) -> Response:
     query.parameters(request.scope["query_string"], ())
     body = await wire.json_object(request, headers, if_empty=_NOTHING)
     problems = wire.unknown_fields(body, "id")
-    webhook_id = _text(body, "id", problems)
+    webhook_id = _id(body, problems)
     if problems:
         raise ValidationError(fields=problems)
     outcome = await registry_of(request).webhooks.test(key.app.id, webhook_id)
@@ -125,9 +131,19 @@ async def get_deliveries(request: Request) -> Response:
     """Answer what waits for another attempt, or was given up: a page of it."""
     key, _ = await authenticated(request, "secret")
     given = query.parameters(request.scope["query_string"], {"id", "state", "limit", "cursor"})
-    limit = query.number(given, "limit", 1, _MAX_PAGE) or _DEFAULT_PAGE
+    problems: list[FieldError] = []
+    webhook_id = _id(given, problems)
+    limit, state, place = _DEFAULT_PAGE, None, None
+    with noting(problems):
+        limit = query.number(given, "limit", 1, _MAX_PAGE) or limit
+    with noting(problems):
+        state = _state(given.get("state"))
+    with noting(problems):
+        place = _place(given.get("cursor"))
+    if problems:
+        raise ValidationError(fields=problems)
     found = await registry_of(request).webhooks.deliveries(
-        key.app.id, _id(given), _state(given.get("state")), _place(given.get("cursor")), limit
+        key.app.id, webhook_id, state, place, limit
     )
     last = found[-1] if len(found) == limit else None
     return wire.json_response(
@@ -144,7 +160,7 @@ async def replay(request: Request) -> Response:
     query.parameters(request.scope["query_string"], ())
     body = await wire.json_object(request, headers, if_empty=_NOTHING)
     problems = wire.unknown_fields(body, "id", "profile_id", "revision")
-    webhook_id = _text(body, "id", problems)
+    webhook_id = _id(body, problems)
     only = _only(body, problems)
     if problems:
         raise ValidationError(fields=problems)
@@ -187,10 +203,12 @@ def _number(
     return given
 
 
-def _id(given: dict[str, str]) -> str:
-    if not given.get("id"):
-        raise ValidationError("Name the webhook by its id.", source="id")
-    return given["id"]
+def _id(given: Mapping[str, Any], problems: list[FieldError]) -> str:
+    webhook_id = given.get("id")
+    if isinstance(webhook_id, str) and _is_id(webhook_id):
+        return webhook_id
+    problems.append(FieldError("id", "Must be the id of a webhook, whk_ and 16 hex digits."))
+    return ""
 
 
 def _state(text: str | None) -> State | None:

@@ -53,7 +53,9 @@ class Endpoints:
             self._sender = self._open_sender()
         return self._sender
 
-    async def add(self, app: AppId, url: str, types: tuple[str, ...] | None) -> tuple[Webhook, str]:
+    async def add(
+        self, app: AppId, url: str, types: tuple[str, ...] | None
+    ) -> tuple[WebhookState, str]:
         """Make a webhook that follows from now on; return it, and its secret this once.
 
         Raises ValidationError for a URL that nothing may be sent to, and past 20 webhooks.
