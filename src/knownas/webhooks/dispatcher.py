@@ -88,7 +88,7 @@ class Dispatcher:
             self._tell(error)
             course.rest(self._pace.lease)
             with contextlib.suppress(Exception):
-                await self._webhooks.report(*key, self._lease, Report(), now=0, until=0)
+                await self._let_go(key)
         finally:
             del self._serving[key]
 
@@ -99,3 +99,7 @@ class Dispatcher:
             held = await self._webhooks.lease(*key, self._lease, now=now, until=until)
             if held is None or not await Round(self._means, key, self._lease, held, course).run():
                 return
+        await self._let_go(key)
+
+    async def _let_go(self, key: Key) -> None:
+        await self._webhooks.report(*key, self._lease, Report(), now=0, until=0)

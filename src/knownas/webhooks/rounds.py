@@ -185,7 +185,7 @@ class Round:
 
     async def _report(self, sending: Sending, report: Report, *, goes_on: bool) -> bool:
         """Write what came of it, and hold the lease only where it `goes_on`, which it returns."""
-        goes_on = goes_on and sending.gone is None
+        goes_on = goes_on and sending.gone is None and not self._means.stopping.is_set()
         report = report._replace(failure=sending.failure, disabled_because=sending.gone)
         now = self._means.clock()
         until = now + round(self._means.pace.lease * 1_000) if goes_on else 0
