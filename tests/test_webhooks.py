@@ -3,16 +3,15 @@
 import asyncio
 import base64
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import httpx2
 import msgspec
 import pytest
 
@@ -27,29 +26,23 @@ from conftest import (
     stop,
     stored,
 )
-from knownas import bootstrap, vault
+from hooks import IDS, SECONDS, WEBHOOKS, asked, hook, opened, remove, told, until
+from knownas import vault
 from knownas.deliveries import Delivery, Failure, Report
 from knownas.history import SERVER
-from knownas.model import ProfileId, ProfileRef
-from knownas.registry import Registry
-from knownas.vault import Vault
+from knownas.model import ProfileRef
 from knownas.webhooks import signatures
-from knownas.webhooks.outbound import Sender
-from receivers import NO_CONTENT, Received, Receiver, receiving
+from receivers import NO_CONTENT, Receiver, receiving
 
 pytestmark = pytest.mark.anyio
 
 DATABASES = ("sqlite", "postgresql")
 
-WEBHOOKS: Final = "/api/v1/webhooks/"
 ROTATE: Final = f"{WEBHOOKS}rotate/"
 TEST: Final = f"{WEBHOOKS}test/"
 DELIVERIES: Final = f"{WEBHOOKS}deliveries/"
 REPLAY: Final = f"{WEBHOOKS}replay/"
-LOOPBACK: Final = ip_network("127.0.0.0/8")
 NO_ID: Final = "whk_0000000000000000"
-IDS: Final = [ProfileId(f"00000000-0000-4000-8000-{number:012}") for number in range(30)]
-SECONDS: Final = 60.0
 
 USES: Final[list[tuple[str, str, object]]] = [
     ("GET", WEBHOOKS, None),
@@ -92,49 +85,18 @@ async def receiver() -> AsyncIterator[Receiver]:
         yield made
 
 
-async def asked(
-    server: Server, method: str, path: str, body: object = None, status: int = 200
-) -> Any:  # noqa: ANN401 - any JSON
-    """Return the data of an answer."""
-    answer = await asyncio.to_thread(ask, server, method, path, body=body)
-    assert answer.status_code == status, answer.text
-    return answer.json()["data"] if answer.content else None
+def naming(webhook_id: str, body: object) -> object:
+    """Return a body of `USES` with the id of a webhook that is there."""
+    return {**body, "id": webhook_id} if isinstance(body, dict) else body
 
 
-async def hook(server: Server, receiver: Receiver, **more: object) -> dict[str, Any]:
-    """Make a webhook to a receiver."""
-    url = f"http://127.0.0.1:{receiver.port}/hook"
-    made: dict[str, Any] = await asked(server, "POST", WEBHOOKS, {"url": url, **more})
-    return made
-
-
-async def remove(server: Server) -> None:
-    """Delete all webhooks of an app."""
-    for one in await asked(server, "GET", WEBHOOKS):
-        await asked(server, "DELETE", f"{WEBHOOKS}?id={one['id']}", status=204)
-
-
-def opened(server: Server, key_file: str) -> Registry:
-    """Open a server's database, with what may send to this machine."""
-    return Registry(
-        bootstrap.open_storage(server.database),
-        vault=Vault.open(key_file),
-        open_sender=lambda: Sender([LOOPBACK]),
-    )
-
-
-async def until(receiver: Receiver, count: int) -> None:
-    """Return when a receiver has got so many messages."""
-    deadline = time.monotonic() + SECONDS
-    while len(receiver.requests) < count:
-        assert time.monotonic() < deadline, receiver.requests
-        await asyncio.sleep(0.02)
-
-
-def told(request: Received) -> tuple[str, int]:
-    """Return the profile and the revision that a request is about."""
-    data = msgspec.json.decode(request.body)["data"]
-    return data["profile_id"], data["revision"]
+def logged(server: Server) -> bytes:
+    """Return what a server has logged."""
+    path = server.database.removeprefix("sqlite:///")
+    if path == server.database:
+        port = httpx2.URL(server.url).port
+        path = f"{tempfile.gettempdir()}/knownas-tests-{port}"
+    return Path(path).with_suffix(".log").read_bytes()
 
 
 # --- What is asked and answered -----------------------------------------------------------------
@@ -189,8 +151,9 @@ async def test_webhook_is_changed_and_deleted(sending: Server, receiver: Receive
     assert (on["types"], on["url"]) == (None, "https://a.example/")
     await remove(sending)
     for method, path, body in USES[2:]:
-        body = {**body, "id": webhook_id} if isinstance(body, dict) else body
-        answer = ask(sending, method, path.replace(NO_ID, webhook_id), body=body)
+        answer = ask(
+            sending, method, path.replace(NO_ID, webhook_id), body=naming(webhook_id, body)
+        )
         assert error_code(answer) == (404, "webhook_not_found"), path
 
 
@@ -310,8 +273,8 @@ async def test_row_05_webhook_of_another_app_is_not_there(
     assert await asked(stranger, "GET", WEBHOOKS) == []
     for method, path, body in USES[2:]:
         absent = ask(stranger, method, path, body=body)
-        body = {**body, "id": made["id"]} if isinstance(body, dict) else body
-        found = ask(stranger, method, path.replace(NO_ID, made["id"]), body=body)
+        named = naming(made["id"], body)
+        found = ask(stranger, method, path.replace(NO_ID, made["id"]), body=named)
         assert (found.status_code, found.content) == (absent.status_code, absent.content)
         assert error_code(found) == (404, "webhook_not_found")
     [listed] = await asked(sending, "GET", WEBHOOKS)
@@ -333,33 +296,6 @@ def test_without_a_master_key_there_are_no_webhooks(server: Server) -> None:
         answer = ask(server, method, path, body=body)
         assert error_code(answer) == (501, "feature_not_configured")
         assert "knownas master-key create" in answer.text
-
-
-async def test_row_25_server_sends_to_nowhere_of_its_own(
-    server: Server, key_file: str, receiver: Receiver
-) -> None:
-    """Without the operator's networks this machine is refused: as an address, and behind a name."""
-    port = free_port()
-    process = start(server.database, port, KNOWNAS_MASTER_KEY_FILE=key_file)
-    strict = server._replace(url=f"http://127.0.0.1:{port}")
-    for host in ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "0.0.0.0"):  # noqa: S104 - an address that is refused
-        for scheme in ("http", "https"):
-            url = f"{scheme}://{host}:{receiver.port}/"
-            assert sources(ask(strict, "POST", WEBHOOKS, body={"url": url})) == ["url"]
-    url = f"https://localhost:{receiver.port}/"
-    made = await asked(strict, "POST", WEBHOOKS, {"url": url})
-    outcome = await asked(strict, "POST", TEST, {"id": made["id"]})
-    assert (outcome["result"], outcome["status"]) == ("refused", None)
-    assert "127.0.0.1" not in outcome["reason"]
-    await asyncio.to_thread(ask, strict, "POST", PROFILE_PATH, profile=IDS[1])
-    deadline = time.monotonic() + SECONDS
-    while not (found := (await asked(strict, "GET", WEBHOOKS))[0])["pending"]:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-    assert found["last_failure"]["reason"] == outcome["reason"]
-    assert receiver.connections == 0
-    await remove(strict)
-    assert stop(process) == 0
 
 
 # --- What was given up --------------------------------------------------------------------------
@@ -402,139 +338,16 @@ async def test_dead_letters_are_listed_and_replayed(
         "next_at": None,
         "last_failure": {"at": 5, "status": 500, "reason": "The receiver answered 500."},
     }
-    one = {"id": webhook_id, "profile_id": IDS[3].upper(), "revision": 1}
-    assert await asked(sending, "POST", REPLAY, one) == {"replayed": 1, "dead": 2}
-    assert await asked(sending, "POST", REPLAY, one) == {"replayed": 0, "dead": 2}
+    only = {"id": webhook_id, "profile_id": IDS[3].upper(), "revision": 1}
+    assert await asked(sending, "POST", REPLAY, only) == {"replayed": 1, "dead": 2}
+    assert await asked(sending, "POST", REPLAY, only) == {"replayed": 0, "dead": 2}
     assert await asked(sending, "POST", REPLAY, {"id": webhook_id}) == {"replayed": 2, "dead": 0}
     await until(receiver, 3)
     assert {told(it) for it in receiver.requests} == {(one, 1) for one in IDS[2:5]}
     await remove(sending)
 
 
-# --- Processes ----------------------------------------------------------------------------------
-
-
-def written(database: str, profiles: int, times: int) -> None:
-    """Have each of some profiles changed so many times, by turns."""
-
-    async def write() -> None:
-        registry = Registry(bootstrap.open_storage(database))
-        app = await registry.app("default")
-        for number in range(times):
-            for one in IDS[:profiles]:
-                await registry.put_profile(
-                    app.id, ProfileRef(profile_id=one), {"at": f"{number}-{time.time_ns()}"}
-                )
-        await registry.close()
-
-    asyncio.run(write())
-
-
-async def test_kill_between_sending_and_writing_loses_nothing(
-    server: Server, key_file: str, receiver: Receiver
-) -> None:
-    """Of a process that is killed at every other message another one sends all that is left.
-
-    What was taken may come again, with the same id; without what came again, each profile's
-    events are all there and in order.
-    """
-    registry = opened(server, key_file)
-    app = await registry.app("default")
-    made, _ = await registry.webhooks.add(app.id, f"http://127.0.0.1:{receiver.port}/", None)
-    process: subprocess.Popen[bytes] | None = None
-    kills = 0
-
-    async def kill(request: Received) -> int:
-        nonlocal kills
-        if len(receiver.requests) in {7, 20, 21, 50} and process is not None:
-            kills += 1
-            process.kill()
-        del request
-        return 204
-
-    receiver.decide = kill
-    await asyncio.to_thread(written, server.database, 6, 15)
-    command = [sys.executable, str(Path(__file__).with_name("dispatching.py"))]
-    deadline = time.monotonic() + SECONDS
-    while True:
-        process = subprocess.Popen([*command, server.database, key_file])
-        while process.poll() is None:
-            assert time.monotonic() < deadline
-            state = (await registry.webhooks.all(app.id))[0]
-            page = await registry.changes(app.id, state.cursor, 1)
-            if not page.changes and not state.pending:
-                process.terminate()
-            await asyncio.sleep(0.02)
-        if process.wait() == 0:
-            break
-        assert process.returncode == -signal.SIGKILL
-    assert kills >= 3
-    await registry.webhooks.delete(app.id, made.webhook.id)
-    await registry.close()
-    seen: dict[str, tuple[str, int]] = {}
-    for request in receiver.requests:
-        seen.setdefault(request.headers["webhook-id"], told(request))
-    for one in IDS[:6]:
-        revisions = [revision for profile, revision in seen.values() if profile == one]
-        assert revisions == list(range(revisions[0], revisions[0] + 15))
-
-
-async def test_workers_send_each_event_once(
-    server: Server, key_file: str, receiver: Receiver
-) -> None:
-    """Two processes of one server: nothing comes twice, and each profile's events in order."""
-    port = free_port()
-    process = start(
-        server.database,
-        port,
-        "--workers",
-        "2",
-        KNOWNAS_MASTER_KEY_FILE=key_file,
-        KNOWNAS_WEBHOOK_NETWORKS="127.0.0.0/8",
-    )
-    both = server._replace(url=f"http://127.0.0.1:{port}")
-    await hook(both, receiver)
-    await asyncio.to_thread(written, server.database, 10, 10)
-    await until(receiver, 100)
-    await asyncio.sleep(1)
-    await remove(both)
-    assert await asyncio.to_thread(stop, process) == 0
-    taken = [told(request) for request in receiver.requests]
-    assert len(set(taken)) == len(taken) == 100
-    for one in IDS[:10]:
-        revisions = [revision for profile, revision in taken if profile == one]
-        assert revisions == sorted(revisions)
-
-
-async def test_stopping_server_finishes_what_it_sends(
-    server: Server, key_file: str, receiver: Receiver
-) -> None:
-    """On SIGTERM a delivery that is under way is waited for and written down; the server ends."""
-    asked_for, port = asyncio.Event(), free_port()
-    settings = {
-        "KNOWNAS_MASTER_KEY_FILE": key_file,
-        "KNOWNAS_WEBHOOK_NETWORKS": "127.0.0.0/8",
-    }
-
-    async def slowly(_request: Received) -> int:
-        asked_for.set()
-        await asyncio.sleep(3)
-        return 204
-
-    process = start(server.database, port, **settings)
-    await hook(server._replace(url=f"http://127.0.0.1:{port}"), receiver)
-    receiver.decide = slowly
-    await asyncio.to_thread(written, server.database, 1, 1)
-    await asyncio.wait_for(asked_for.wait(), SECONDS)
-    assert await asyncio.to_thread(stop, process) == 0
-    receiver.decide = None
-    process = start(server.database, port, **settings)
-    await asyncio.to_thread(written, server.database, 1, 1)
-    await until(receiver, 2)
-    await remove(server._replace(url=f"http://127.0.0.1:{port}"))
-    assert await asyncio.to_thread(stop, process) == 0
-    first, second = (told(request) for request in receiver.requests)
-    assert second == (first[0], first[1] + 1)
+# --- Secrets ------------------------------------------------------------------------------------
 
 
 async def test_row_28_and_29_secret_is_nowhere_in_clear(
@@ -549,10 +362,7 @@ async def test_row_28_and_29_secret_is_nowhere_in_clear(
     await until(receiver, 2)
     kept = await asyncio.to_thread(stored, sending.database)
     assert made["id"].encode() in kept
-    for log in Path(tempfile.gettempdir()).glob("knownas-tests-*.log"):
-        kept += log.read_bytes()
-    if sending.database.startswith("sqlite:///"):
-        kept += Path(sending.database.removeprefix("sqlite:///")).with_suffix(".log").read_bytes()
+    kept += logged(sending)
     for one in (made, new):
         secret = one["secret"].removeprefix("whsec_").encode()
         key = base64.b64decode(secret)
