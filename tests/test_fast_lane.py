@@ -12,7 +12,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 import pytest
@@ -20,10 +20,11 @@ from uvicorn.server import ServerState
 
 import postgres
 from knownas.http import fast_lane
-from knownas.http.app import HOT_ROUTE, create_app
+from knownas.http.app import FIND_ROUTE, HOT_ROUTE, create_app
 from knownas.http.cycle import Cycle, LateAnswer
-from knownas.http.fast_lane import Asked, FastLane, Headers, Memory
+from knownas.http.fast_lane import Asked, FastLane, Headers, LookUp, Memory
 from knownas.http.protocol import Protocol
+from knownas.http.rates import KeyRates
 from knownas.http.server import _Config
 from knownas.model import Identifiers, Profile, ProfileId, ProfileRef
 from knownas.registry import Registry
@@ -33,24 +34,30 @@ from knownas.storage.postgres import PostgresStorage
 from knownas.storage.postgres_gather import Gathering
 from knownas.storage.sqlite import SqliteStorage
 
+if TYPE_CHECKING:
+    from knownas.lookups import Holders
+
 Dialect = Literal["schema", "example", "live"]
 
 SEED: Final = 20_261_124
 ANSWERS_A_DIALECT: Final = 7_000
 ANSWERS_OVER_A_NETWORK: Final = 3_000
-PLAIN: Final = 0.65
+PLAIN: Final = 0.59
 LOOKALIKE: Final = 0.06
 WRITE: Final = 0.13
-"""How much of what is sent is a GET that differs in one value only, how much only seems to, and
-how much is a POST of identifiers."""
+LOOK_UP: Final = 0.06
+"""How much of what is sent is a GET that differs in one value only, how much only seems to, how
+much is a POST of identifiers, and how much a reverse look-up."""
 TURNS_OF_A_REFUSAL: Final = 10
 """Turns of the loop within which a request is answered that is not heard to its end."""
 DATES: Final = (b"Tue, 24 Nov 2026 11:14:00 GMT", b"Tue, 24 Nov 2026 11:14:01 GMT")
 
 HOT: Final = HOT_ROUTE.path.encode()
+FIND: Final = FIND_ROUTE.path.encode()
 PROFILE: Final = b"/api/v2/server-side-api/profile/"
 SECRET: Final = b"Api-Key adopted-secret"
 PUBLIC: Final = b"Api-Key adopted-public"
+LIMITED: Final = b"Api-Key adopted-limited"
 REVOKED: Final = b"Api-Key adopted-revoked"
 OTHER_APP: Final = b"Api-Key adopted-other"
 
@@ -171,6 +178,7 @@ class Way:
         app = create_app(
             registry, settings, new_request_id=lambda: self._random.randbytes(16).hex().encode()
         )
+        app.state.rates = KeyRates(monotonic=lambda: 0.0)
         self._config = _Config(app, http=Protocol, ws="none", log_config=None, access_log=False)
         self._config.load()
         if not lane:
@@ -221,9 +229,10 @@ class Count:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Begin to count."""
-        self.lane = self.memory = self.writes = self.asked = 0
+        self.lane = self.memory = self.writes = self.look_ups = self.asked = 0
         self._from_memory = False
-        answer, write, plain_value = FastLane.answer, FastLane.write, fast_lane.plain_value
+        answer, write, find = FastLane.answer, FastLane.write, FastLane.find
+        plain_value = fast_lane.plain_value
         put = Gathering.put
 
         def counted_answer(
@@ -243,6 +252,13 @@ class Count:
             self.writes += begun is not None
             return begun
 
+        def counted_find(
+            lane: FastLane, look_up: LookUp, dated: Headers, began_ns: int
+        ) -> "bytes | asyncio.Future[Holders] | None":
+            found = find(lane, look_up, dated, began_ns)
+            self.look_ups += found is not None
+            return found
+
         def counted_value(memory: Memory, data: bytes) -> bytes | None:
             value = plain_value(memory, data)
             self._from_memory = value is not None
@@ -257,6 +273,7 @@ class Count:
         monkeypatch.setattr(Gathering, "put", counted_put)
         monkeypatch.setattr(FastLane, "answer", counted_answer)
         monkeypatch.setattr(FastLane, "write", counted_write)
+        monkeypatch.setattr(FastLane, "find", counted_find)
         monkeypatch.setattr(fast_lane, "plain_value", counted_value)
 
     def _answered(self, _future: object) -> None:
@@ -277,6 +294,7 @@ async def filled_registry(storage: Storage) -> AsyncIterator[Registry]:
         app = await registry.create_app("default")
         await registry.adopt_key(app, "adopted-secret", "secret")
         await registry.adopt_key(app, "adopted-public", "public")
+        await registry.adopt_key(app, "adopted-limited", "secret", rate="20/day")
         revoked = await registry.adopt_key(app, "adopted-revoked", "secret")
         await registry.revoke_key(app.id, revoked.id)
         other = await registry.create_app("other")
@@ -317,6 +335,9 @@ class Client:
                 parts += self._lookalike(template)
             elif kind < PLAIN + LOOKALIKE + WRITE:
                 parts.append(self._write())
+                self.requests += 1
+            elif kind < PLAIN + LOOKALIKE + WRITE + LOOK_UP:
+                parts.append(self._look_up())
                 self.requests += 1
             else:
                 parts.append(self._request())
@@ -430,6 +451,32 @@ class Client:
         lines = [self._line(*pair) for pair in headers]
         return b"".join([b"POST ", HOT, b" HTTP/1.1\r\n", *lines, b"\r\n", body])
 
+    def _look_up(self) -> bytes:
+        """Return a reverse look-up, now and then with something odd about it."""
+        dice = self._random
+        kind = dice.choice([b"branch_id"] * 7 + [b"appsflyer_id", b"adjust_device_id", b"x"])
+        value = dice.choice([b"b%d", b"v%d"]) % dice.randrange(50)
+        if dice.random() < 0.1:
+            value = dice.choice(
+                [b"", b"%20b1", b"b%31", b"b+1", b"b1#", b"x" * 256, b"\xc3\xa9", b"="]
+            )
+        pair = [b"kind=" + kind, b"value=" + value]
+        if dice.random() < 0.2:
+            pair += [dice.choice([b"limit=1", b"limit=x", b"", b"cursor=" + b"0" * 34, *pair])]
+        if dice.random() < 0.1:
+            pair.pop()
+        dice.shuffle(pair)
+        target = FIND if dice.random() < 0.9 else FIND.rstrip(b"/")
+        headers = self._ordinary_headers()
+        if dice.random() < 0.1:
+            headers += self._who()
+        if dice.random() < 0.1:
+            headers.append(self._odd_header())
+        dice.shuffle(headers)
+        method = dice.choice([b"GET"] * 20 + [b"HEAD", b"POST"])
+        line = method + b" " + target + b"?" + b"&".join(pair) + b" HTTP/" + self._version()
+        return b"".join([line, b"\r\n", *(self._line(*it) for it in headers), b"\r\n"])
+
     def _request(self) -> bytes:
         """Return a request with something odd about it, or with several such things."""
         dice = self._random
@@ -522,6 +569,7 @@ class Client:
                 SECRET + b" ",
                 OTHER_APP,
                 PUBLIC,
+                LIMITED,
                 REVOKED,
                 b"Api-Key unknown",
                 b"Api-Key secret_live_ka_" + b"0" * 36,
@@ -722,3 +770,4 @@ def test_both_ways_answer_the_same_bytes(
     assert count.lane >= 0.3 * answered
     assert count.memory >= 0.1 * answered
     assert count.writes >= 0.03 * answered
+    assert count.look_ups >= 0.02 * answered

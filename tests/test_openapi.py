@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema_rs
 import pytest
@@ -16,7 +16,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from knownas import errors, model
+from knownas import errors, events, history, model
 from knownas.http import conditional, openapi
 from knownas.http.app import ROUTES
 from knownas.settings import PREFIX, Settings
@@ -333,6 +333,33 @@ def test_profile_ids(value: str) -> None:
     assert _header_schema("ProfileId").is_valid(value) == _is_accepted(
         model.clean_profile_id, value, source="adapty-profile-id"
     )
+
+
+@given(TEXTS)
+def test_customer_texts(value: str) -> None:
+    """The body schema takes exactly the customer ids that the server takes."""
+    assert _component("CustomerText").is_valid(value) == _is_accepted(
+        model.clean_customer_text, value, source="customer_user_id"
+    )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["branch_id", "appsflyer_id", "app_id"]),
+        st.sampled_from(["allow", "reject", "move", "", None, 1, True, []]),
+    )
+)
+def test_policies(body: dict[str, object]) -> None:
+    """The request schema takes exactly the policies that the server takes."""
+    assert _component("PoliciesRequest").is_valid(body) == _is_accepted(model.clean_policies, body)
+
+
+def test_changes_are_as_they_are_made() -> None:
+    """A change has in the document the types that there are, and every way that it may come by."""
+    change = openapi.document()["components"]["schemas"]["Change"]["properties"]
+    assert change["type"]["enum"] == list(events.TYPES)
+    via = change["source"]["properties"]["via"]["description"]
+    assert set(re.findall(r"`(.+?)`", via)) == set(get_args(history.Via))
 
 
 @given(

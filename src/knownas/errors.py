@@ -112,7 +112,7 @@ class CursorExpired(Gone):
     code = "cursor_expired"
     message = (
         "The history after this cursor is not kept any more. Read the profiles anew, then follow "
-        "from a new cursor: without `after` the feed begins with the oldest change that it has."
+        "from a new cursor: without one the feed begins with the oldest change that it has."
     )
 
 
@@ -132,8 +132,8 @@ class IdentifierTaken(Conflict):
 
     code = "identifier_taken"
     message = (
-        "Another profile has this identifier, and the app's policy for its kind is `reject`: "
-        "clear it there first, or merge the two."
+        "Another profile has this identifier, and the app's policy for its kind is to reject "
+        "it: clear it there first, or merge the two."
     )
 
 

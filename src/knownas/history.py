@@ -39,6 +39,8 @@ class Source(NamedTuple):
 
 
 SERVER: Final = Source("server")
+MERGE: Final = Source("merge")
+UNDO: Final = Source("undo")
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -18,7 +18,15 @@ from knownas.errors import (
     ValidationError,
 )
 from knownas.history import Change
-from knownas.model import KINDS, Attributes, Policies, Profile, ProfileId, ProfileRef
+from knownas.model import (
+    KINDS,
+    Attributes,
+    Policies,
+    Profile,
+    ProfileId,
+    ProfileRef,
+    merge_attributes,
+)
 from knownas.writes import exclusive_kinds
 
 Side = Literal["survivor", "source"]
@@ -43,6 +51,8 @@ class Clash(NamedTuple):
 class Merge(NamedTuple):
     """What a merge makes, or would make."""
 
+    before: Profile
+    """The survivor as it was."""
     survivor: Profile
     source: Profile
     """As it was."""
@@ -57,7 +67,10 @@ class Undone(NamedTuple):
 
 
 def plan(survivor: Profile, source: Profile, rules: Mapping[str, Side], default: Side) -> Merge:
-    """Return what a merge would make of two profiles."""
+    """Return what a merge would make of two profiles.
+
+    Raises ValidationError when the survivor would have more than 30 attributes.
+    """
     clashes: list[Clash] = []
 
     def chosen(field: str, ours: Any, theirs: Any, label: str = "") -> Any:  # noqa: ANN401 - of any field
@@ -71,18 +84,19 @@ def plan(survivor: Profile, source: Profile, rules: Mapping[str, Side], default:
         chosen(kind.name, ours, theirs)
         for kind, ours, theirs in zip(KINDS, survivor.identifiers, source.identifiers, strict=True)
     )
-    attributes = dict(survivor.attributes)
-    for key, value in source.attributes:
-        label = f"{ATTRIBUTES}.{key}"
-        attributes[key] = chosen(ATTRIBUTES, attributes.get(key), value, label)
+    ours = dict(survivor.attributes)
+    attributes = {
+        key: chosen(ATTRIBUTES, ours.get(key), theirs, f"{ATTRIBUTES}.{key}")
+        for key, theirs in source.attributes
+    }
     customer = chosen(CUSTOMER, survivor.customer_user_id, source.customer_user_id)
     after = msgspec.structs.replace(
         survivor,
         customer_user_id=customer,
         identifiers=identifiers,
-        attributes=tuple(attributes.items()),
+        attributes=merge_attributes(survivor.attributes, attributes),
     )
-    return Merge(after, source, clashes)
+    return Merge(survivor, after, source, clashes)
 
 
 def merge(  # noqa: PLR0913 - two profiles and how they are to become one
@@ -98,7 +112,8 @@ def merge(  # noqa: PLR0913 - two profiles and how they are to become one
 ) -> Merge:
     """Merge the source into the survivor, or with `dry_run` only say what would come of it.
 
-    Raises ProfileNotFound, and ProfileConflict when both are one profile.
+    Raises ProfileNotFound, ProfileConflict when both are one profile, and ValidationError as
+    `plan`.
     """
     survivor = survivor_ref.settle(*edit.find(survivor_ref))
     source = source_ref.settle(*edit.find(source_ref))
@@ -139,7 +154,7 @@ def undo(edit: Edit, source_id: ProfileId) -> Undone:
     if survivor is None or survivor.profile_id != alias.profile_id:
         raise ValidationError(
             "The survivor was merged itself, or deleted, since; undo the later merge first.",
-            source="profile_id",
+            source="source",
         )
     end = edit.change(source_id, alias.revision)
     before = None if end is None else end.before(None)

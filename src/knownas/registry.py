@@ -25,7 +25,17 @@ from knownas.errors import (
     Unauthorized,
     ValidationError,
 )
-from knownas.history import DAY_MS, SERVER, Change, ChangesPage, CoverageDay, Shared, Source
+from knownas.history import (
+    DAY_MS,
+    MERGE,
+    SERVER,
+    UNDO,
+    Change,
+    ChangesPage,
+    CoverageDay,
+    Shared,
+    Source,
+)
 from knownas.keys import KeyType
 from knownas.lookups import Holders, Sought
 from knownas.merging import Merge, Side, Undone
@@ -244,7 +254,7 @@ class Registry:
         return self._edit_one(
             app.id,
             lambda edit: writes.set_identifiers(edit, setting, app.policies, now, check),
-            writes.needs_of([setting], app.policies, once),
+            writes.needs_of([setting], app.policies),
             _Terms(by, once, check),
             creates=create_as is not None,
         )
@@ -274,7 +284,7 @@ class Registry:
         return self._edit_one(
             app,
             lambda edit: writes.change_one(edit, ref, checked, create, now),
-            Needs([ref], answer=terms.once and terms.once.key),
+            Needs([ref]),
             terms,
             creates=create_as is not None,
         )
@@ -289,26 +299,39 @@ class Registry:
         creates: bool = False,
     ) -> Profile:
         """Change one profile in an edit; return it, of a repeated request as it was then."""
-        now = self._clock()
-        changed: list[Profile] = []
-
-        def edit_once(edit: Edit) -> tuple[list[Done], bool]:
-            def do() -> list[Done]:
-                changed[:] = [work(edit)]
-                return [Done(changed[0].profile_id, changed[0].revision)]
-
-            return writes.once(edit, terms.once, now, do)
-
         try:
-            [done], is_new = await self.storage.edit(
-                app, edit_once, now=now, by=terms.by, needs=needs
-            )
+            [profile] = await self._edit(app, lambda edit: [work(edit)], needs, terms)
         except ProfileNotFound:
             if terms.check is not None and creates:
                 raise PreconditionFailed from None
             raise
-        if is_new:
-            return changed[0]
+        return profile
+
+    async def _edit(
+        self,
+        app: AppId,
+        work: Callable[[Edit], Sequence[Profile]],
+        needs: Needs,
+        terms: "_Terms",
+    ) -> Sequence[Profile]:
+        """Change profiles in an edit; return what `work` does, of a repeated request as then."""
+        now = self._clock()
+        worked_on: list[Profile] = []
+
+        def edit_once(edit: Edit) -> tuple[list[Done], bool]:
+            def do() -> list[Done]:
+                worked_on[:] = work(edit)
+                return [Done(profile.profile_id, profile.revision) for profile in worked_on]
+
+            return writes.once(edit, terms.once, now, do)
+
+        answer = terms.once and terms.once.key
+        needs = needs._replace(answer=answer)
+        done, is_new = await self.storage.edit(app, edit_once, now=now, by=terms.by, needs=needs)
+        return worked_on if is_new else [await self._as_done(app, one) for one in done]
+
+    async def _as_done(self, app: AppId, done: Done) -> Profile:
+        """Return a profile as it was then, or as it is where the history does not reach back."""
         ref = ProfileRef(profile_id=done.profile_id)
         try:
             return await as_of.profile_as_of(self.storage, app, ref, Moment(revision=done.revision))
@@ -422,17 +445,30 @@ class Registry:
         return await self._change(app, ref, _patch(attributes), None, terms)
 
     async def delete_profile(
-        self, app: AppId, ref: ProfileRef, *, by: Source = SERVER, check: Check | None = None
+        self,
+        app: AppId,
+        ref: ProfileRef,
+        *,
+        by: Source = SERVER,
+        once: Once | None = None,
+        check: Check | None = None,
     ) -> Profile:
         """Delete a profile with its identifiers, and return what it was.
 
         Raises ProfileNotFound and ProfileConflict.
         """
+        if once is not None:
+            return await self._edit_one(
+                app,
+                lambda edit: writes.remove_one(edit, ref, check),
+                Needs([ref]),
+                _Terms(by, once, check),
+            )
         return await self.storage.delete_profile(app, ref, now=self._clock(), by=by, check=check)
 
     # --- Identity ---------------------------------------------------------------------------
 
-    async def bind_customer(
+    async def bind_customer(  # noqa: PLR0913 - who and whose, and on what terms
         self,
         app: AppId,
         profile_id: ProfileId,
@@ -440,6 +476,7 @@ class Registry:
         *,
         rebind: bool,
         by: Source = SERVER,
+        once: Once | None = None,
     ) -> Profile:
         """Have a customer be that of a profile; None leaves the profile without one.
 
@@ -448,12 +485,11 @@ class Registry:
         refs = [ProfileRef(profile_id=profile_id)]
         if customer is not None:
             refs.append(ProfileRef(customer))
-        return await self.storage.edit(
+        return await self._edit_one(
             app,
             lambda edit: writes.bind_customer(edit, profile_id, customer, rebind=rebind),
-            now=self._clock(),
-            by=by,
-            needs=Needs(refs),
+            Needs(refs),
+            _Terms(by, once),
         )
 
     async def merge(  # noqa: PLR0913 - two profiles, how they become one, and by whom
@@ -465,16 +501,18 @@ class Registry:
         rules: Mapping[str, Side],
         default: Side,
         dry_run: bool,
-        key_id: str | None = None,
+        by: Source = MERGE,
+        once: Once | None = None,
     ) -> Merge:
         """Merge the source into the survivor, or only say what would come of it.
 
-        Raises ProfileNotFound, and ProfileConflict when both are one.
+        Raises ProfileNotFound, ProfileConflict when both are one, and ValidationError as
+        `merging.plan`.
         """
         now = self._clock()
-        return await self.storage.edit(
-            app.id,
-            lambda edit: merging.merge(
+
+        def work(edit: Edit) -> list[Profile]:
+            merged = merging.merge(
                 edit,
                 survivor,
                 source,
@@ -483,25 +521,27 @@ class Registry:
                 policies=app.policies,
                 now=now,
                 dry_run=dry_run,
-            ),
-            now=now,
-            by=Source("merge", key_id),
-            needs=Needs([survivor, source]),
-        )
+            )
+            return [merged.before, merged.survivor, merged.source]
+
+        terms = _Terms(by, None if dry_run else once)
+        before, after, gone = await self._edit(app.id, work, Needs([survivor, source]), terms)
+        return merging.plan(before, gone, rules, default)._replace(survivor=after)
 
     async def undo_merge(
-        self, app: AppId, source_id: ProfileId, *, key_id: str | None = None
+        self, app: AppId, source_id: ProfileId, *, by: Source = UNDO, once: Once | None = None
     ) -> Undone:
         """Make the profile that was merged again; what was written since stays where it is.
 
         Raises ProfileNotFound, HistoryExpired, and ValidationError as `merging.undo`.
         """
-        return await self.storage.edit(
-            app,
-            lambda edit: merging.undo(edit, source_id),
-            now=self._clock(),
-            by=Source("undo", key_id),
-            needs=Needs([ProfileRef(profile_id=source_id)]),
+        return Undone(
+            *await self._edit(
+                app,
+                lambda edit: merging.undo(edit, source_id),
+                Needs([ProfileRef(profile_id=source_id)]),
+                _Terms(by, once),
+            )
         )
 
     # --- What was, what changed, how many -------------------------------------------------------

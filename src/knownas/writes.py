@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from knownas.editing import Answer, Edit, Needs, alias_names
+from knownas.editing import Answer, Edit, Needs
 from knownas.errors import (
     BatchFailed,
     FieldError,
@@ -25,6 +25,7 @@ from knownas.model import (
     Profile,
     ProfileId,
     ProfileRef,
+    clear_identifiers,
     merge_identifiers,
 )
 
@@ -57,15 +58,14 @@ class Setting(NamedTuple):
     values: Mapping[str, str] = {}
     """By kind name."""
     cleared: Sequence[str] = ()
+    """Names of kinds; they are cleared first, so that all can be replaced by what is set."""
     create_as: ProfileId | None = None
     """The id of the profile that is made where there is none; None makes none."""
 
     def applied(self, identifiers: Identifiers) -> Identifiers:
-        """Return identifiers with this set and cleared."""
-        kept = list(merge_identifiers(identifiers, self.values))
-        for name in self.cleared:
-            kept[KIND_NUMBER[name]] = None
-        return tuple(kept)
+        """Return identifiers with this cleared and set."""
+        kinds = {KIND_NUMBER[name] for name in self.cleared}
+        return merge_identifiers(clear_identifiers(identifiers, kinds), self.values)
 
 
 def needs_of(settings: Sequence[Setting], policies: Policies, once: Once | None = None) -> Needs:
@@ -142,6 +142,15 @@ def _bound(
     return found[0] or found[1], ref.settle_or_new(*found, create_as, now)
 
 
+def remove_one(edit: Edit, ref: ProfileRef, check: Callable[[Profile], None] | None) -> Profile:
+    """Delete one profile as `Storage.delete_profile` does, and return what it was."""
+    profile = ref.settle(*edit.find(ref))
+    if check is not None:
+        check(profile)
+    edit.remove(profile)
+    return profile
+
+
 def exclusive_kinds(policies: Policies) -> frozenset[int]:
     """Return the kinds of which a value may stand on one profile only."""
     return frozenset(KIND_NUMBER[name] for name, policy in policies.items() if policy != "allow")
@@ -197,9 +206,6 @@ def bind_customer(
             )
         if owner is not None and owner.customer_user_id == customer:
             edit.put(owner, msgspec.structs.replace(owner, customer_user_id=None))
-        name, _ = alias_names(ProfileRef(customer))
-        if name is not None and edit.alias(name) is not None:
-            edit.lead(name, None)
     return edit.put(profile, msgspec.structs.replace(profile, customer_user_id=customer))
 
 

@@ -541,15 +541,15 @@ async def test_pruned_history_ends_the_cursors_before_it(
         page = await storage.changes(app.id, cursors[-1] if cursors else None, 1)
         cursors.append(page.cursor)
     at_rest = (await storage.changes(other.id, None, 10)).cursor
-    assert await storage.prune_changes(2, 100) == 0
-    assert await storage.prune_changes(3, 2) == 2
+    assert await storage.prune(now=0, before=2, limit=100) == 0
+    assert await storage.prune(now=0, before=3, limit=2) == 2
     with pytest.raises(CursorExpired):
         await storage.changes(app.id, cursors[0], 10)
     assert len((await storage.changes(app.id, cursors[1], 10)).changes) == 3
     assert len((await storage.changes(app.id, None, 10)).changes) == 3
     assert await storage.check() == []
-    assert await storage.prune_changes(3, 100) == 4
-    assert await storage.prune_changes(3, 100) == 0
+    assert await storage.prune(now=0, before=3, limit=100) == 4
+    assert await storage.prune(now=0, before=3, limit=100) == 0
     with pytest.raises(CursorExpired):
         await storage.changes(app.id, cursors[3], 10)
     assert (await storage.changes(other.id, at_rest, 10)).changes == []
@@ -567,7 +567,7 @@ async def test_resting_follower_does_not_expire(storage: PostgresStorage, app: A
     for number in range(1, 6):
         await put(storage, other, by_id(number), "a", create_as=IDS[number])
         assert await follower.read() == []
-        assert await storage.prune_changes(3, 100) == 1
+        assert await storage.prune(now=0, before=3, limit=100) == 1
         assert await follower.read() == []
     await storage.delete_app(other.id)
     assert await follower.read() == []
@@ -584,15 +584,15 @@ async def test_transaction_is_pruned_at_once_where_it_can_be(
     middle = (await storage.changes(app.id, None, 5)).cursor
     last = (await storage.changes(app.id, middle, 8)).cursor
     at_rest = (await storage.changes(app.id, last, 8)).cursor
-    assert await storage.prune_changes(2, 4) == 3
+    assert await storage.prune(now=0, before=2, limit=4) == 3
     assert len((await storage.changes(app.id, middle, 100)).changes) == 8
-    assert await storage.prune_changes(2, 4) == 4
+    assert await storage.prune(now=0, before=2, limit=4) == 4
     for cursor in (middle, last):
         with pytest.raises(CursorExpired):
             await storage.changes(app.id, cursor, 100)
     assert (await storage.changes(app.id, at_rest, 100)).changes == []
     assert await storage.check() == []
-    assert [await storage.prune_changes(2, 4) for _ in range(3)] == [4, 2, 0]
+    assert [await storage.prune(now=0, before=2, limit=4) for _ in range(3)] == [4, 2, 0]
     assert (await storage.changes(app.id, at_rest, 100)).changes == []
     assert await storage.check() == []
 
@@ -604,8 +604,8 @@ async def test_what_cannot_be_told_yet_is_not_pruned(
     async with by_hand.transaction():
         await by_hand.fetchval(NUMBER)
         await put(storage, app, by_id(1), "a", create_as=IDS[1])
-        assert await storage.prune_changes(9, 100) == 0
-    pruned = await asyncio.gather(*(storage.prune_changes(9, 100) for _ in range(2)))
+        assert await storage.prune(now=0, before=9, limit=100) == 0
+    pruned = await asyncio.gather(*(storage.prune(now=0, before=9, limit=100) for _ in range(2)))
     assert sum(pruned) == 1
 
 
@@ -728,7 +728,7 @@ async def test_profiles_of_before_are_counted(url: str) -> None:
         "INSERT INTO identifiers SELECT app_id, 0, profile_id, 'x' FROM profiles",
     )
     storage = await asyncio.to_thread(PostgresStorage, url)
-    assert storage.migrated == ["0002_history"]
+    assert storage.migrated[0] == "0002_history"
     (app,) = await storage.apps()
     assert [tuple(one) for one in await storage.coverage(app.id)] == [(0, -1, 3), (0, 0, 3)]
     assert [tuple(one) for one in await storage.shared(app.id, None, 9)] == [(0, "x", 3)]

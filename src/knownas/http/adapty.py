@@ -127,7 +127,10 @@ async def delete_profile(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     check = conditional.check(headers, partial(_profile_tag, key))
-    await _registry(request).delete_profile(key.app.id, ref, by=Source("api", key.id), check=check)
+    once = once_of(request, headers, key, None)
+    await _registry(request).delete_profile(
+        key.app.id, ref, by=Source("api", key.id), once=once, check=check
+    )
     return Response(status_code=204)
 
 

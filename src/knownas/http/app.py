@@ -76,6 +76,9 @@ HOT_ROUTE: Final = Resource(
 )
 """The route whose GET `server.py` answers by the fast lane, where it can."""
 
+FIND_ROUTE: Final = Resource("/api/v1/profiles/", GET=native.find_profiles)
+"""The other route whose GET is answered by the fast lane, where it is an ordinary one."""
+
 ROUTES: Final = (
     HOT_ROUTE,
     Resource(
@@ -89,7 +92,7 @@ ROUTES: Final = (
         "/api/v1/sdk/integration/profile/set/integration-identifiers/",
         POST=adapty.set_identifiers_from_sdk,
     ),
-    Resource("/api/v1/profiles/", GET=native.find_profiles),
+    FIND_ROUTE,
     Resource("/api/v1/profile/", GET=native.get_profile),
     Resource("/api/v1/profile/clear/", POST=native.clear_identifiers),
     Resource("/api/v1/profile/history/", GET=insight.get_history),
@@ -171,11 +174,13 @@ class Envelope:
                     message["headers"].append(wire.position_header(position))
             await send(message)
 
+        failed: KnownasError | None = None
         try:
             await self._by_path.get(scope["path"], self._router)(scope, receive, send_with_id)
         except KnownasError as error:
-            await self._answer(error, scope, receive, send_with_id)
+            failed = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets the one shape
+            failed = InternalError()
             self._tell(
                 self._log.error,
                 "unexpected_error",
@@ -183,8 +188,8 @@ class Envelope:
                 at=logs.place_of(error),
                 request_id=request_id.decode(),
             )
-            if status == 0:
-                await self._answer(InternalError(), scope, receive, send_with_id)
+        if failed is not None and status == 0:  # else the answer has begun, and is cut short
+            await self._answer(failed, scope, receive, send_with_id)
         route = scope.get("knownas.route", UNKNOWN_ROUTE)
         elapsed = time.perf_counter_ns() - began
         if status:  # 0: the client was gone before there was an answer
@@ -278,6 +283,7 @@ def create_app(
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
     app.state.draining = draining
+    app.state.watch = feed.Watch(registry, draining)
     app.state.rates = KeyRates()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app

@@ -1,6 +1,6 @@
 """Batches of the native API: many profiles in one request, a result for each item in order."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ from knownas.errors import (
     noting,
 )
 from knownas.history import Source
-from knownas.http import query, wire
+from knownas.http import fields, query, wire
 from knownas.http.asking import authenticated, once_of, registry_of
 from knownas.lookups import Holders, Sought
 from knownas.model import (
@@ -25,11 +25,9 @@ from knownas.model import (
     AppId,
     Profile,
     ProfileRef,
-    clean_customer_text,
     clean_identifiers,
     clean_kind,
     clean_kinds,
-    clean_profile_id,
     clean_value,
 )
 from knownas.writes import Done, Setting
@@ -53,11 +51,11 @@ _HOW_TO_ASK: Final = (
 _Question = ProfileRef | Sought | KnownasError
 
 
-class _One(msgspec.Struct, frozen=True):
+class _One(msgspec.Struct, frozen=True, gc=False):
     profile: wire.NativeProfile
 
 
-class _Several(msgspec.Struct, frozen=True):
+class _Several(msgspec.Struct, frozen=True, gc=False):
     profiles: list[wire.NativeProfile]
     more: bool
 
@@ -65,6 +63,7 @@ class _Several(msgspec.Struct, frozen=True):
 async def read(request: Request) -> Response:
     """Answer many profiles, by whatever each item names them; an item that fails fails alone."""
     key, headers = await authenticated(request, "secret")
+    query.refuse_any(request)
     questions = _questions(await _given(request, headers, _NO_ITEMS))
     return _answer(request, await _answers(request, key.app.id, questions))
 
@@ -123,11 +122,11 @@ def _setting(item: Any) -> Setting:  # noqa: ANN401 - what a client sent
         raise ValidationError("Must be an object.")
     named = {name: value for name, value in item.items() if name not in {"identifiers", "clear"}}
     problems: list[FieldError] = []
-    who: dict[str, Any] = {}
+    ref = ProfileRef()
     values: dict[str, str] = {}
     cleared: tuple[int, ...] = ()
     with noting(problems):
-        who = _cleaned(named, _WHO)
+        ref = fields.profile_ref(named)
     if item.get("identifiers") is not None:
         with noting(problems, "identifiers"):
             values, _ = clean_identifiers(_object(item["identifiers"]), reject_unknown=True)
@@ -136,11 +135,8 @@ def _setting(item: Any) -> Setting:  # noqa: ANN401 - what a client sent
             cleared = clean_kinds(item["clear"], source="clear")
     if problems:
         raise ValidationError(fields=problems)
-    if not who:
-        raise ValidationError("Name a profile by profile_id or customer_user_id.")
     if not values and not cleared:
         raise ValidationError("Say what to set by identifiers, or what to clear by clear.")
-    ref = ProfileRef(who.get("customer_user_id"), who.get("profile_id"))
     return Setting(ref, values, [KINDS[kind].name for kind in cleared])
 
 
@@ -219,7 +215,7 @@ def _question(item: Any) -> _Question:  # noqa: ANN401 - what a client sent
         return item
     if not isinstance(item, dict):
         raise ValidationError("Must be an object.")
-    given = _cleaned(item, _CLEAN)
+    given = fields.cleaned(item, _ASKED)
     by_value = "value" in given or "kind" in given
     by_profile = "profile_id" in given or "customer_user_id" in given
     if by_value == by_profile:
@@ -232,34 +228,7 @@ def _question(item: Any) -> _Question:  # noqa: ANN401 - what a client sent
     return Sought(kinds, given["value"], HOLDERS_AN_ITEM)
 
 
-def _cleaned(item: dict[str, Any], fields: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
-    """Return the fields of an item that are not null."""
-    given: dict[str, Any] = {}
-    problems: list[FieldError] = []
-    for name, value in item.items():
-        clean = fields.get(name)
-        if clean is None:
-            problems.append(FieldError(name, "Unknown field."))
-        elif isinstance(value, str):
-            try:
-                given[name] = clean(value, source=name)
-            except ValidationError as error:
-                problems += error.fields
-        elif value is not None:
-            problems.append(FieldError(name, "Must be a string."))
-    if problems:
-        raise ValidationError(fields=problems)
-    return given
-
-
-_CLEAN: Final = {
-    "profile_id": clean_profile_id,
-    "customer_user_id": clean_customer_text,
-    "kind": clean_kind,
-    "value": clean_value,
-}
-"""The fields of an item, each with what makes a valid value of its text."""
-_WHO: Final = {name: _CLEAN[name] for name in ("profile_id", "customer_user_id")}
+_ASKED: Final[fields.Cleaners] = {**fields.WHO, "kind": clean_kind, "value": clean_value}
 
 
 async def _answers(request: Request, app: AppId, questions: list[_Question]) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from knownas.errors import ValidationError
+from knownas.errors import KnownasError, ValidationError
 from knownas.events import event
 from knownas.history import ChangesPage
 from knownas.http import query, wire
@@ -21,13 +21,18 @@ MAX_CHANGES: Final = 1_000
 DEFAULT_CHANGES: Final = 100
 MAX_WAIT_SECONDS: Final = 60
 LOOK_SECONDS: Final = 0.25
-"""How often a follower that waits looks for what another process may have written."""
+"""How often is looked, for those who wait, for what any process may have written."""
+GONE_SECONDS: Final = 5.0
+"""How late it may be noticed that a client has gone that waits for a page."""
+READS_AT_ONCE: Final = 8
+"""Of those who waited: what they do not read yet leaves other reads their turn."""
 HEARTBEAT_SECONDS: Final = 15.0
 """How long a stream may be silent: proxies take a silent one for dead."""
 NOW: Final = "now"
 """The `after` of whoever wants only what is still to come."""
 
 _EVENT_STREAM: Final = "text/event-stream"
+_LAST_EVENT_ID: Final = "last-event-id"
 _MAX_CURSOR: Final = 200
 
 
@@ -38,60 +43,126 @@ async def get_changes(request: Request) -> Response:
     limit = query.number(given, "limit", 1, MAX_CHANGES) or DEFAULT_CHANGES
     wait = query.number(given, "wait", 0, MAX_WAIT_SECONDS) or 0
     streams = request.method == "GET" and wire.accepts(request, _EVENT_STREAM)
-    after = given.get("after") or (request.headers.get("last-event-id") if streams else None)
-    if after is not None and len(after) > _MAX_CURSOR:
-        raise ValidationError("Must be as `next` of an answer had it.", source="after")
-    registry = registry_of(request)
-    if after == NOW:
-        after = await registry.end_of_changes()
-    follower = _Follower(registry, key.app.id, limit, request.app.state.draining)
-    page = await follower.read(after, 0 if streams else wait)
+    follower = _Follower(request, key.app.id, limit)
+    page = await follower.read(
+        await _after(request, given, streams=streams), 0 if streams else wait
+    )
     if streams:
         return StreamingResponse(
-            _stream(follower, page, limit),
+            _stream(follower, page),
             media_type=_EVENT_STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
     return wire.json_response({"data": list(map(event, page.changes)), "next": page.cursor})
 
 
+async def _after(request: Request, given: dict[str, str], *, streams: bool) -> str | None:
+    """Return the cursor to begin after; None for the beginning.
+
+    Who opens a stream again sends the address of the first time, so the header counts then.
+    """
+    source, after = "after", given.get("after")
+    if streams and (last := request.headers.get(_LAST_EVENT_ID, "").strip()):
+        source, after = _LAST_EVENT_ID, last
+    if after is None:
+        return None
+    if not 1 <= len(after) <= _MAX_CURSOR:
+        raise ValidationError("Must be as `next` of an answer had it.", source=source)
+    return await registry_of(request).end_of_changes() if after == NOW else after
+
+
+class Watch:
+    """Looks whether the feed has gone on, once for all who wait in a process.
+
+    So that who waits costs nothing, however many they are.
+    """
+
+    def __init__(self, registry: Registry, draining: asyncio.Event) -> None:
+        """Watch the feed of a registry until the server is `draining`."""
+        self.draining = draining
+        self.reading = asyncio.Semaphore(READS_AT_ONCE)
+        self._registry = registry
+        self._waiting: dict[asyncio.Future[None], str] = {}
+        self._looking: asyncio.Future[None] | None = None
+
+    async def beyond(self, cursor: str, seconds: float) -> bool:
+        """Wait until the feed may go on after a cursor, or the server stops; False in vain."""
+        moved = asyncio.get_running_loop().create_future()
+        self._waiting[moved] = cursor
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+        try:
+            await asyncio.wait_for(moved, seconds)
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting[moved]
+        return True
+
+    async def _look(self) -> None:
+        while self._waiting:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.draining.wait(), LOOK_SECONDS)
+            end = None
+            # Who waits is to meet the error himself, and so is woken.
+            with contextlib.suppress(KnownasError):
+                end = None if self.draining.is_set() else await self._registry.end_of_changes()
+            for moved, cursor in self._waiting.items():
+                if cursor != end and not moved.done():
+                    moved.set_result(None)
+
+
 class _Follower:
     """Reads the feed of one app, and waits where there is nothing."""
 
-    def __init__(self, registry: Registry, app: AppId, limit: int, draining: asyncio.Event) -> None:
-        self._registry = registry
+    def __init__(self, request: Request, app: AppId, limit: int) -> None:
+        self._request = request
+        self._registry = registry_of(request)
+        self._watch: Watch = request.app.state.watch
         self._app = app
         self._limit = limit
-        self.draining = draining
+
+    @property
+    def is_to_stop(self) -> bool:
+        """Whether the server stops."""
+        return self._watch.draining.is_set()
 
     async def read(self, after: str | None, seconds: float) -> ChangesPage:
         """Return what came after a cursor, or nothing when that many seconds are over.
 
-        It is also nothing when the server stops.
+        It is also nothing when the server stops, or nobody is there any more to be answered.
         """
         deadline = time.monotonic() + seconds
-        while True:
-            page = await self._registry.changes(self._app, after, self._limit)
+        page = await self._registry.changes(self._app, after, self._limit)
+        while not page.changes and not self.is_to_stop:
             left = deadline - time.monotonic()
-            if page.changes or left <= 0 or self.draining.is_set():
-                return page
-            after = page.cursor
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.draining.wait(), min(LOOK_SECONDS, left))
+            if left <= 0:
+                break
+            has_moved = await self._watch.beyond(page.cursor, min(left, GONE_SECONDS))
+            if await self._request.is_disconnected():
+                break
+            if has_moved:
+                async with self._watch.reading:
+                    page = await self._registry.changes(self._app, page.cursor, self._limit)
+        return page
 
 
-async def _stream(follower: _Follower, page: ChangesPage, limit: int) -> AsyncIterator[bytes]:
-    """Yield changes as server-sent events until the client is gone or the server stops."""
-    yield _heartbeat(page.cursor)
+async def _stream(follower: _Follower, page: ChangesPage) -> AsyncIterator[bytes]:
+    """Yield changes as server-sent events until the client is gone or the server stops.
+
+    What cannot be read any more ends the stream: whoever opens it again is told why.
+    """
     while True:
         if page.changes:
             yield b"".join(_as_event(event(change)) for change in page.changes)
-        elif not follower.draining.is_set():
+        else:
             yield _heartbeat(page.cursor)
-        if follower.draining.is_set():
+        if follower.is_to_stop:
             return
-        full = len(page.changes) == limit
-        page = await follower.read(page.cursor, 0 if full else HEARTBEAT_SECONDS)
+        try:
+            page = await follower.read(page.cursor, HEARTBEAT_SECONDS)
+        except KnownasError:
+            return
 
 
 def _as_event(change: dict[str, Any]) -> bytes:

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas.errors import FieldError, ValidationError, noting
-from knownas.history import Source
-from knownas.http import query, wire
-from knownas.http.asking import authenticated, registry_of
+from knownas.history import MERGE, UNDO, Source
+from knownas.http import fields, query, wire
+from knownas.http.asking import authenticated, once_of, registry_of
 from knownas.merging import RULES, Clash, Side
-from knownas.model import ProfileRef, clean_customer_text, clean_profile_id
+from knownas.model import clean_customer_text, clean_profile_id
 
 _NO_CUSTOMER: Final = (
     'The body is empty. Send {"customer_user_id": "user-42"}, or null to take it away.'
@@ -29,22 +29,23 @@ async def bind_customer(request: Request) -> Response:
     """Have a customer be that of a profile, or of none."""
     key, headers = await authenticated(request, "secret")
     ref = headers.profile_ref()
-    query.parameters(request.scope["query_string"], ())
+    query.refuse_any(request)
     if ref.profile_id is None or ref.customer_user_id is not None:
         raise ValidationError(
             "Name the profile by this header alone; the customer stands in the body.",
             source=wire.PROFILE_HEADER,
         )
     body = await wire.json_object(request, headers, if_empty=_NO_CUSTOMER)
+    once = once_of(request, headers, key, body)
     problems = wire.unknown_fields(body, "customer_user_id", "rebind")
     customer = None
     with noting(problems):
         customer = _customer(body)
-    rebind = _switch(body, "rebind", problems)
+    rebind = fields.switch(body, "rebind", problems)
     if problems:
         raise ValidationError(fields=problems)
     profile = await registry_of(request).bind_customer(
-        key.app.id, ref.profile_id, customer, rebind=rebind, by=Source("api", key.id)
+        key.app.id, ref.profile_id, customer, rebind=rebind, by=Source("api", key.id), once=once
     )
     return wire.json_response({"data": wire.native_profile(profile)})
 
@@ -52,17 +53,28 @@ async def bind_customer(request: Request) -> Response:
 async def merge(request: Request) -> Response:
     """Make one profile of two, or say what would come of it."""
     key, headers = await authenticated(request, "secret")
-    query.parameters(request.scope["query_string"], ())
+    query.refuse_any(request)
     body = await wire.json_object(request, headers, if_empty=_NO_MERGE)
+    once = once_of(request, headers, key, body)
     problems = wire.unknown_fields(body, "survivor", "source", "rules", "default", "dry_run")
-    refs = [_ref(body, name, problems) for name in ("survivor", "source")]
+    refs = []
+    for name in ("survivor", "source"):
+        with noting(problems, name):
+            refs.append(fields.profile_ref(body.get(name)))
     rules = _rules(body.get("rules"), problems)
-    default = _side(body.get("default") or "survivor", "default", problems)
-    dry_run = _switch(body, "dry_run", problems)
+    given = body.get("default")
+    default = "survivor" if given is None else _side(given, "default", problems)
+    dry_run = fields.switch(body, "dry_run", problems)
     if problems:
         raise ValidationError(fields=problems)
     merged = await registry_of(request).merge(
-        key.app, *refs, rules=rules, default=default, dry_run=dry_run, key_id=key.id
+        key.app,
+        *refs,
+        rules=rules,
+        default=default,
+        dry_run=dry_run,
+        by=MERGE._replace(key_id=key.id),
+        once=once,
     )
     return wire.json_response(
         {
@@ -80,8 +92,9 @@ async def merge(request: Request) -> Response:
 async def undo_merge(request: Request) -> Response:
     """Make two profiles of one again."""
     key, headers = await authenticated(request, "secret")
-    query.parameters(request.scope["query_string"], ())
+    query.refuse_any(request)
     body = await wire.json_object(request, headers, if_empty=_NO_UNDO)
+    once = once_of(request, headers, key, body)
     problems = wire.unknown_fields(body, "source")
     source = body.get("source")
     if not isinstance(source, str):
@@ -89,7 +102,10 @@ async def undo_merge(request: Request) -> Response:
     if problems:
         raise ValidationError(fields=problems)
     undone = await registry_of(request).undo_merge(
-        key.app.id, clean_profile_id(str(source), source="source"), key_id=key.id
+        key.app.id,
+        clean_profile_id(str(source), source="source"),
+        by=UNDO._replace(key_id=key.id),
+        once=once,
     )
     return wire.json_response(
         {
@@ -110,30 +126,6 @@ def _customer(body: dict[str, Any]) -> str | None:
     if not isinstance(given, str):
         raise ValidationError("Must be a string or null.", source="customer_user_id")
     return clean_customer_text(given, source="customer_user_id")
-
-
-def _ref(body: dict[str, Any], name: str, problems: list[FieldError]) -> ProfileRef:
-    """Return the profile that a member names; what is wrong with it is added to `problems`."""
-    given = body.get(name)
-    if not isinstance(given, dict) or not given:
-        problems.append(
-            FieldError(name, 'Must be an object: {"profile_id": …} or {"customer_user_id": …}.')
-        )
-        return ProfileRef()
-    texts: dict[str, str] = {}
-    for field, value in given.items():
-        clean = _NAMES.get(field)
-        if clean is None:
-            problems.append(FieldError(f"{name}.{field}", "Unknown field."))
-        elif not isinstance(value, str):
-            problems.append(FieldError(f"{name}.{field}", "Must be a string."))
-        else:
-            with noting(problems):
-                texts[field] = clean(value, source=f"{name}.{field}")
-    return ProfileRef(**texts)  # type: ignore[arg-type] # each was cleaned to its own type
-
-
-_NAMES: Final = {"profile_id": clean_profile_id, "customer_user_id": clean_customer_text}
 
 
 def _rules(given: object, problems: list[FieldError]) -> dict[str, Side]:
@@ -158,13 +150,6 @@ def _side(given: object, source: str, problems: list[FieldError]) -> Side:
     if given != "survivor":
         problems.append(FieldError(source, "Must be survivor or source."))
     return "survivor"
-
-
-def _switch(body: dict[str, Any], name: str, problems: list[FieldError]) -> bool:
-    given = body.get(name)
-    if given is not None and not isinstance(given, bool):
-        problems.append(FieldError(name, "Must be true or false."))
-    return given is True
 
 
 def _clash(clash: Clash) -> dict[str, Any]:

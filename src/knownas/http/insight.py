@@ -36,7 +36,7 @@ async def get_history(request: Request) -> Response:
 async def get_coverage(request: Request) -> Response:
     """Answer how many profiles have each kind, at the end of each day."""
     key, _ = await authenticated(request, "secret")
-    query.parameters(request.scope["query_string"], ())
+    query.refuse_any(request)
     total: dict[int, int] = dict.fromkeys(range(ALL_PROFILES, len(KINDS)), 0)
     days: dict[int, dict[str, Any]] = {}
     for day, kind, change in await registry_of(request).coverage(key.app.id):
@@ -80,14 +80,14 @@ async def get_conflicts(request: Request) -> Response:
 async def get_policies(request: Request) -> Response:
     """Answer what becomes of an identifier that another profile has, for each kind."""
     key, _ = await authenticated(request, "secret")
-    query.parameters(request.scope["query_string"], ())
+    query.refuse_any(request)
     return _policies(key.app.policies)
 
 
 async def put_policies(request: Request) -> Response:
     """Have kinds follow other policies; a kind that is not named is allowed on several profiles."""
     key, headers = await authenticated(request, "secret")
-    query.parameters(request.scope["query_string"], ())
+    query.refuse_any(request)
     body = await wire.json_object(request, headers, if_empty=_NO_POLICIES)
     policies = clean_policies(body)
     await registry_of(request).set_policies(key.app.id, policies)

@@ -5,6 +5,8 @@ from collections.abc import Container, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from starlette.requests import Request
+
 from knownas.errors import FieldError, ValidationError
 
 _is_number: Final = re.compile(r"0|[1-9][0-9]{0,18}").fullmatch
@@ -36,6 +38,11 @@ def parameters(query: bytes, known: Container[str]) -> dict[str, str]:
     if problems:
         raise ValidationError(fields=problems)
     return given
+
+
+def refuse_any(request: Request) -> None:
+    """Raise ValidationError when a request that takes no parameter has one."""
+    parameters(request.scope["query_string"], ())
 
 
 def number(given: Mapping[str, str], name: str, least: int, most: int) -> int | None:

@@ -114,7 +114,7 @@ class _Attribute(msgspec.Struct, frozen=True, gc=False):
     value: str | float
 
 
-class NativeProfile(msgspec.Struct, frozen=True):
+class NativeProfile(msgspec.Struct, frozen=True, gc=False):
     """A profile in this server's own API: of the identifiers only those that are set."""
 
     profile_id: str
@@ -328,7 +328,7 @@ def media_type_of(headers: Headers, body: bytes, if_empty: str | None, *allowed:
     """
     if not body:
         raise ValidationError(if_empty)
-    said = headers.get("content-type").partition(b";")[0].strip().lower() or allowed[0]
+    said = (headers.get("content-type") or allowed[0]).partition(b";")[0].strip().lower()
     names = " or ".join(one.decode() for one in allowed)
     message = f"Send the body as {names}, without a Content-Encoding."
     if said not in allowed:
@@ -419,13 +419,31 @@ def _too_large(limit: int) -> KnownasError:
 
 
 def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:
-    """Tell whether the body surely has no key twice; False says nothing.
+    """Tell whether the body surely has no key twice in an object; False says nothing.
 
-    In a flat object without escapes each text stands between two quotes, so more quotes than
-    the parsed texts explain mean that the parser dropped something.
+    Without escapes each text stands between two quotes, so more quotes than the parsed texts
+    explain mean that the parser dropped something.
     """
-    texts = len(parsed) + sum(isinstance(value, str) for value in parsed.values())
-    return b"\\" not in body and body.count(b'"') == 2 * texts
+    return b"\\" not in body and body.count(b'"') == 2 * _texts(parsed)
+
+
+def _texts(parsed: dict[str, Any]) -> int:
+    """Return how many texts there are in parsed JSON, keys among them."""
+    count, level = 0, [parsed]
+    while level:
+        inside: list[Any] = []
+        for value in level:
+            members: Iterable[Any] = value
+            if isinstance(value, dict):
+                count += len(value)
+                members = value.values()
+            for member in members:
+                if isinstance(member, str):
+                    count += 1
+                elif isinstance(member, dict | list):
+                    inside.append(member)
+        level = inside
+    return count
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ MAX_ANSWER_BYTES: Final = 65_536
 """Of the answer's body; it is read at all so that the receiver sees an orderly end."""
 
 _GONE: Final = 410
-_BROKEN: Final = (httpcore2.NetworkError, httpcore2.ProtocolError)
+_BROKEN: Final = (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError)
 _REASONS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
     (ssl.SSLError, "The host does not speak TLS as it should."),
     (socket.gaierror, "The host's name is not known."),
