@@ -70,8 +70,10 @@ def test_server_keeps_its_contract(patient_server: Server) -> None:
     def after_call(
         _context: schemathesis.HookContext,
         case: Case,
-        _response: schemathesis.Response,
+        response: schemathesis.Response,
     ) -> None:
+        if (case.method, case.path, response.status_code) == ("POST", WEBHOOKS, 200):
+            _disable(patient_server, response.json()["data"]["id"])
         if case.method == "DELETE":
             _create_profile_of_the_examples(patient_server)
 
@@ -122,6 +124,13 @@ def _create_profile_of_the_examples(server: Server) -> None:
     }
     headers["Authorization"] = f"Api-Key {server.key}"
     assert httpx2.post(server.url + CREATE_PROFILE, headers=headers, json={}).status_code == 200
+
+
+def _disable(server: Server, webhook_id: str) -> None:
+    """Have nothing sent to a host that was made up."""
+    headers = {"Authorization": f"Api-Key {server.key}"}
+    body = {"id": webhook_id, "enabled": False}
+    assert httpx2.patch(server.url + WEBHOOKS, headers=headers, json=body).status_code == 200
 
 
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
