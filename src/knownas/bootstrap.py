@@ -1,6 +1,7 @@
 """The only wiring: settings to storage to registry to application."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -17,6 +18,7 @@ from knownas.storage.sqlite import SqliteStorage
 from knownas.vault import Vault
 
 if TYPE_CHECKING:
+    from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.outbound import Sender
 
 TEMPORARY: Final = "sqlite://"
@@ -181,6 +183,7 @@ def open_registry(
         vault=vault,
         ledger_path=settings.erasure_ledger,
         erasure_hours=settings.erasure_hours,
+        open_sender=functools.partial(open_sender, settings),
     )
 
 
@@ -228,12 +231,37 @@ def open_sender(settings: Settings) -> "Sender":
         raise SettingsError(f"The trusted certificates (SSL_CERT_FILE): {error}.") from None
 
 
+def open_dispatcher(registry: Registry) -> "Dispatcher | None":
+    """Make what delivers webhooks; None where there is no master key to read their secrets by.
+
+    Raises as `open_sender`.
+    """
+    if not registry.vault.key_ids:
+        return None
+    # Not imported by a server without webhooks.
+    from knownas.webhooks.dispatcher import Dispatcher  # noqa: PLC0415 - as just said
+
+    log = logs.get()
+
+    def tell(error: Exception) -> None:
+        log.error("webhook_error", type=type(error).__name__, at=logs.place_of(error))
+
+    return Dispatcher(
+        registry.storage,
+        registry.vault,
+        registry.webhooks.sender(),
+        clock=registry.now,
+        tell=tell,
+    )
+
+
 def make_app(
     settings: Settings, registry: Registry | None = None, shared: SharedMemory | None = None
 ) -> Application:
     """Make what a server process serves, over `registry` or one that it opens itself."""
     logs.configure(settings.log_format)
-    return create_app(registry or open_registry(settings, with_standby=True), settings, shared)
+    registry = registry or open_registry(settings, with_standby=True)
+    return create_app(registry, settings, shared, dispatcher=open_dispatcher(registry))
 
 
 @contextmanager

@@ -4,7 +4,8 @@
     ├── Unauthorized            unauthorized
     ├── NotFound                not_found
     │   ├── ProfileNotFound     profile_not_found
-    │   └── ErasureNotFound     erasure_not_found
+    │   ├── ErasureNotFound     erasure_not_found
+    │   └── WebhookNotFound     webhook_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
@@ -101,6 +102,13 @@ class ErasureNotFound(NotFound):
 
     code = "erasure_not_found"
     message = "There is no erasure of this id; GET /api/v1/erasures/ lists those that there are."
+
+
+class WebhookNotFound(NotFound):
+    """No webhook of this app has that id."""
+
+    code = "webhook_not_found"
+    message = "There is no such webhook; GET /api/v1/webhooks/ lists those that there are."
 
 
 class Gone(KnownasError):

@@ -8,6 +8,11 @@ from knownas.model import KINDS, Attributes
 TYPES: Final = ("profile.created", "profile.changed", "profile.deleted", "profile.erased")
 
 
+def type_of(change: Change) -> str:
+    """Return which of the `TYPES` the event of a change has."""
+    return f"profile.{change.action}"
+
+
 def event(change: Change) -> dict[str, Any]:
     """Return a change as the JSON object that this server's API has of it."""
     differs = change.difference
@@ -31,7 +36,7 @@ def event(change: Change) -> dict[str, Any]:
         changes["custom_attributes"] = _both(*map(_attributes, differs.attributes))
     return {
         "cursor": change.cursor,
-        "type": f"profile.{change.action}",
+        "type": type_of(change),
         "at": change.at,
         "profile_id": change.profile_id,
         "revision": change.revision,

@@ -9,7 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -18,6 +18,7 @@ from knownas.as_of import Moment
 from knownas.editing import Edit, Needs
 from knownas.eraser import Eraser
 from knownas.errors import (
+    FeatureNotConfigured,
     HistoryExpired,
     KnownasError,
     PreconditionFailed,
@@ -57,7 +58,11 @@ from knownas.model import (
 )
 from knownas.storage import Storage
 from knownas.vault import Vault
+from knownas.webhooks.endpoints import Endpoints
 from knownas.writes import Done, Once, Setting
+
+if TYPE_CHECKING:
+    from knownas.webhooks.outbound import Sender
 
 KEY_CACHE_SECONDS: Final = 0.5
 """A key is believed this long after its read began, so a revoked one is refused by every
@@ -98,6 +103,10 @@ def system_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
+def _no_sender() -> NoReturn:
+    raise FeatureNotConfigured
+
+
 class Registry:
     """All that this server does, over one storage."""
 
@@ -108,6 +117,7 @@ class Registry:
         auto_create_profiles: bool = False,
         key_rate: str | None = None,
         vault: Vault | None = None,
+        open_sender: "Callable[[], Sender]" = _no_sender,
         ledger_path: str = "",
         erasure_hours: int = 24,
         clock: Callable[[], int] = system_clock,
@@ -118,11 +128,12 @@ class Registry:
 
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
         `key_rate` is the rate of every key that has none of its own, None for no limit. What
-        needs stored secrets is refused without a `vault`. What `ledger_path` and `erasure_hours`
-        mean stands at `Eraser`.
+        needs stored secrets is refused without a `vault`; `open_sender` makes what webhooks are
+        sent by. What `ledger_path` and `erasure_hours` mean stands at `Eraser`.
         """
         self.storage = storage
         self.vault = vault or Vault("", {})
+        self.webhooks = Endpoints(storage, self.vault, open_sender, clock=clock, new_uuid=new_uuid)
         self.eraser = Eraser(
             storage,
             self.vault,
@@ -762,6 +773,7 @@ class Registry:
     async def close(self) -> None:
         """Finish what was begun and let go of the storage."""
         await asyncio.gather(*self._beside, return_exceptions=True)
+        await self.webhooks.close()
         await self.storage.close()
 
 

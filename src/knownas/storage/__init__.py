@@ -8,6 +8,7 @@ database never asks its own clock.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from knownas.deliveries import Webhooks
 from knownas.editing import Edit, Needs
 from knownas.erasures import Erasures
 from knownas.errors import KnownasError, ServiceUnavailable
@@ -61,6 +62,11 @@ class Storage(Protocol):
     @property
     def erasures(self) -> Erasures:
         """Its part about persons, who can be erased."""
+        ...
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Where changes are sent, and what of that is still to do."""
         ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
@@ -258,7 +264,9 @@ class Storage(Protocol):
     async def prune(self, *, now: int, before: int, limit: int) -> int:
         """Delete at most `limit` of the oldest changes from before a time, and count them.
 
-        With them go the answers that have expired.
+        With them go the answers that have expired, and the deliveries that were given up before
+        that time. A webhook that had not come so far goes on behind them; where it has missed
+        some of its app, that is noted with `now`.
         """
         ...
 

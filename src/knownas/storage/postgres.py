@@ -32,6 +32,7 @@ from knownas.storage import (
     postgres_edit,
     postgres_lookups,
     postgres_schema,
+    postgres_webhooks,
 )
 from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
@@ -58,6 +59,8 @@ FEW_REFS: Final = 10
 """An edit that asks for more profiles has a transaction of its own."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
+WEBHOOK_WRITERS: Final = 1
+"""For what webhooks have written: made where there are any."""
 FOLLOWERS: Final = 1
 """For the history, the feed and what is counted: a long page keeps no other read waiting."""
 ASIDE: Final = 2
@@ -104,6 +107,7 @@ class PostgresStorage:
         self._lookers = Links(self._target, LOOKERS)
         self._writers = Links(self._target, WRITERS)
         self._followers = Links(self._target, FOLLOWERS)
+        self._webhook_writers = Links(self._target, WEBHOOK_WRITERS)
         self._identifiers: Gathering[reads.Question, Identifiers] = Gathering(
             self._readers, reads.identifiers, seconds
         )
@@ -131,6 +135,10 @@ class PostgresStorage:
         self._pages: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
             self._followers, _in_turn, seconds
         )
+        self._webhook_jobs: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
+            self._webhook_writers, _in_turn, seconds, at_once=1
+        )
+        self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
@@ -276,7 +284,8 @@ class PostgresStorage:
 
         async def job(link: Link) -> int:
             await postgres_edit.prune_answers(link, now)
-            return await feed.prune(link, before, limit)
+            await postgres_webhooks.prune(link, before)
+            return await feed.prune(link, before, limit, now)
 
         return await self._do(job, long=True)
 
@@ -294,6 +303,10 @@ class PostgresStorage:
 
     async def _read(self, read: Callable[[Link], Awaitable[T]]) -> T:
         answer: T = await self._pages.put(read)
+        return answer
+
+    async def _write_for_webhooks(self, job: Callable[[Link], Awaitable[T]]) -> T:
+        answer: T = await self._webhook_jobs.put(lambda link: _insist(link, job))
         return answer
 
     # --- apps and keys ------------------------------------------------------------------------
@@ -367,6 +380,7 @@ class PostgresStorage:
         await self._lookers.close()
         await self._writers.close()
         await self._followers.close()
+        await self._webhook_writers.close()
         if self._jobs:
             await asyncio.wait(self._jobs)
 

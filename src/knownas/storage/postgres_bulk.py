@@ -75,6 +75,8 @@ _DELETE_APP: Final = (
     "DELETE FROM tombstones WHERE app_id = $1",
     "DELETE FROM erasures WHERE app_id = $1",
     "DELETE FROM erasure_keys WHERE app_id = $1",
+    "DELETE FROM webhooks WHERE app_id = $1",
+    "DELETE FROM deliveries WHERE app_id = $1",
 )
 
 

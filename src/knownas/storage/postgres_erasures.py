@@ -43,6 +43,7 @@ TABLES: Final = (
     "shared_identifiers",
     "aliases",
     "answers",
+    "deliveries",
 )
 """All that may have something of a person."""
 

@@ -38,6 +38,9 @@ FROM unnest($1::integer[], $2::uuid[], $3::bigint[], $4::text[])
 WHERE c.app_id = a.app_id AND c.profile_id = a.profile_id AND c.revision = a.revision
 """
 _FORGET_CHANGES: Final = "DELETE FROM changes WHERE app_id = $1 AND profile_id = any($2::uuid[])"
+_FORGET_DELIVERIES: Final = """
+DELETE FROM deliveries WHERE app_id = $1 AND profile_id = any($2::uuid[])
+"""
 _FORGET_ANSWERS: Final = """
 DELETE FROM answers s WHERE s.app_id = $1
   AND EXISTS (SELECT 1 FROM unnest($2::text[]) AS a (id) WHERE strpos(s.answer, a.id) > 0)
@@ -68,6 +71,7 @@ async def take_out(link: Link, app: AppId, person: Person, now: int) -> Tally:
         await delete(link, {(app, person.profile.profile_id): person.profile})
     ids = list(person.profile_ids)
     await link.fetch(_FORGET_CHANGES, app, ids)
+    await link.fetch(_FORGET_DELIVERIES, app, ids)
     await link.fetch(_FORGET_ANSWERS, app, ids)
     await link.fetch(DELETE_ALIASES, *columns(sorted((app, name) for name in person.names)))
     await link.fetch(_UNMARK, app, person.names)

@@ -37,6 +37,7 @@ from knownas.storage import (
     sqlite_check,
     sqlite_file,
     sqlite_profiles,
+    sqlite_webhooks,
 )
 from knownas.storage.rows import (
     APP_COLUMNS,
@@ -83,6 +84,8 @@ _DELETE_APP: Final = (
     "DELETE FROM tombstones WHERE app_id = ?",
     "DELETE FROM erasures WHERE app_id = ?",
     "DELETE FROM erasure_keys WHERE app_id = ?",
+    "DELETE FROM webhooks WHERE app_id = ?",
+    "DELETE FROM deliveries WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
@@ -171,6 +174,7 @@ class SqliteStorage:
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
+        self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self._closed = False
         self.erasures = SqliteErasures(self._path, self._writer, self._beside, self._read_aside)
 
@@ -398,7 +402,8 @@ class SqliteStorage:
 
         def work(connection: apsw.Connection) -> int:
             prune_answers(connection, now)
-            return sqlite_changes.prune(connection, before, limit)
+            sqlite_webhooks.prune(connection, before)
+            return sqlite_changes.prune(connection, before, limit, now)
 
         return await self._writer.run(work, erases=True)
 

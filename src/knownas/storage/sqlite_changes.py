@@ -4,7 +4,7 @@ The writing ones run inside the transaction that changes a profile.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import apsw
@@ -49,6 +49,13 @@ _END: Final = "SELECT coalesce(max(position), 0) FROM changes"
 _OLD: Final = """
 SELECT max(position) FROM (
   SELECT position, at FROM changes ORDER BY position LIMIT ?) WHERE at < ?
+"""
+_GO_PAST: Final = """
+UPDATE webhooks SET position = ?1, lost_at = iif(EXISTS (
+  SELECT 1 FROM changes c INDEXED BY changes_by_app
+  WHERE c.app_id = webhooks.app_id AND c.position > webhooks.position AND c.position <= ?1
+), ?2, lost_at)
+WHERE position < ?1
 """
 _PRUNE: Final = "DELETE FROM changes WHERE position <= ?"
 _PRUNED: Final = "UPDATE feed SET pruned = max(pruned, ?)"
@@ -131,6 +138,14 @@ def history(
     return [_to_change(name, *row) for row in connection.execute(_HISTORY, values)]
 
 
+def change(
+    connection: apsw.Connection, app: AppId, profile_id: ProfileId, revision: int
+) -> Change | None:
+    """Return what made a revision of a profile, if the history still has it."""
+    found = history(connection, app, profile_id, revision + 1, 1)
+    return found[0] if found and found[0].revision == revision else None
+
+
 def changes(connection: apsw.Connection, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
     """Return the changes after a cursor, the oldest first."""
     with connection:  # one snapshot, lest it is pruned between two statements
@@ -151,11 +166,15 @@ def end(connection: apsw.Connection) -> str:
     return f"{name}-{max(pruned, connection.execute(_END).get)}"
 
 
-def prune(connection: apsw.Connection, before: int, limit: int) -> int:
-    """Delete at most `limit` of the oldest changes, none that is not older, and count them."""
+def prune(connection: apsw.Connection, before: int, limit: int, now: int) -> int:
+    """Delete at most `limit` of the oldest changes, none that is not older, and count them.
+
+    A webhook that had not come so far goes on behind them, and has it noted if it missed any.
+    """
     last = connection.execute(_OLD, (limit, before)).get
     if last is None:
         return 0
+    connection.execute(_GO_PAST, (last, now))
     connection.execute(_PRUNE, (last,))
     pruned = connection.changes()
     connection.execute(_PRUNED, (last,))
@@ -165,6 +184,18 @@ def prune(connection: apsw.Connection, before: int, limit: int) -> int:
 def rename(connection: apsw.Connection) -> None:
     """Make all cursors that were given so far those of another feed."""
     connection.execute(_RENAME)
+
+
+def cursors(connection: apsw.Connection) -> Callable[[int], str]:
+    """Return what makes a cursor of a position that a row has."""
+    name, _ = _feed(connection)
+    return lambda position: f"{name}-{position}"
+
+
+def position_of(connection: apsw.Connection, cursor: str) -> int:
+    """Return the position that a cursor of this feed has. Raises CursorExpired for another's."""
+    name, _ = _feed(connection)
+    return _position(cursor, name)
 
 
 def coverage(connection: apsw.Connection, app: AppId) -> list[CoverageDay]:

@@ -96,8 +96,7 @@ class SqliteEdit:
 
     def change(self, profile_id: ProfileId, revision: int) -> Change | None:
         """See `Edit.change`."""
-        found = sqlite_changes.history(self._connection, self._app, profile_id, revision + 1, 1)
-        return found[0] if found and found[0].revision == revision else None
+        return sqlite_changes.change(self._connection, self._app, profile_id, revision)
 
     def alias(self, name: str) -> Alias | None:
         """See `Edit.alias`."""
