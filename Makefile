@@ -18,9 +18,15 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# What is encrypted in ./knownas.db, unless another file is chosen, is encrypted under this key.
+MASTER_KEY := knownas.master-key
+
 .PHONY: run
 run: .venv/run.stamp ## Start the server on 127.0.0.1:8080 with ./knownas.db (ARGS="--port 9000")
-	@exec $(BIN)/knownas serve $(ARGS)
+	@if [ -z "$$KNOWNAS_MASTER_KEY_FILE" ]; then \
+		$(BIN)/knownas master-key create --if-missing --json $(MASTER_KEY) >/dev/null && \
+		export KNOWNAS_MASTER_KEY_FILE=$(MASTER_KEY); \
+	fi && exec $(BIN)/knownas serve $(ARGS)
 
 .PHONY: test
 test: .venv/dev.stamp ## Run the whole test suite (ARGS="-k get")

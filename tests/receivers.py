@@ -18,6 +18,9 @@ DAY: Final = dt.timedelta(days=1)
 
 Answering = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
+Deciding = Callable[["Received"], Awaitable[int]]
+"""Says with which status a request is answered."""
+
 
 class Authority:
     """A certificate authority."""
@@ -99,6 +102,8 @@ class Receiver:
         self.port = 0
         self.keeps = keeps
         self.answer = answer
+        self.decide: Deciding | None = None
+        """What says each answer's status instead."""
         self.connections = 0
         self.names: list[str | None] = []
         """The host that each client asked for in its TLS greeting."""
@@ -118,7 +123,11 @@ class Receiver:
                 headers = {n.lower(): value for n, value in (it.split(": ", 1) for it in lines)}
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 self.requests.append(Received(line, headers, body))
-                if isinstance(self.answer, bytes):
+                if self.decide is not None:
+                    status = await self.decide(self.requests[-1])
+                    writer.write(b"HTTP/1.1 %d S\r\nContent-Length: 0\r\n\r\n" % status)
+                    await writer.drain()
+                elif isinstance(self.answer, bytes):
                     writer.write(self.answer)
                     await writer.drain()
                 else:

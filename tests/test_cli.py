@@ -385,6 +385,75 @@ def test_identifiers_are_cleared(shell: Shell) -> None:
 CONTENT = "SELECT hex(profile_id), customer_user_id, identifiers FROM profiles ORDER BY number"
 
 
+@pytest.fixture
+def with_master_key(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Give a shell on a database with the app `default`, and a master key."""
+    monkeypatch.setenv("KNOWNAS_MASTER_KEY_FILE", str(tmp_path / "master.key"))
+    shell("master-key", "create")
+    return shell
+
+
+def test_webhook_is_made_listed_changed_and_deleted(with_master_key: Shell) -> None:
+    """Its secrets are shown when they are made, and in no list."""
+    shell, url = with_master_key, "https://hooks.example/knownas"
+    assert shell("webhook", "list") == "There is no webhook.\n"
+    made = shell.json("webhook", "add", url, "--type", "profile.deleted")
+    webhook_id = made["id"]
+    assert (made["url"], made["types"]) == (url, ["profile.deleted"])
+    [listed] = shell.json("webhook", "list")
+    assert listed == {name: value for name, value in made.items() if name != "secret"}
+    assert f"{webhook_id}  enabled  0 pending  0 dead  {url}" in shell("webhook", "list")
+    new = shell("webhook", "rotate", webhook_id, "--overlap", "60").strip()
+    assert new.startswith("whsec_")
+    assert new != made["secret"]
+    assert shell("webhook", "disable", webhook_id) == f"Disabled {webhook_id}.\n"
+    assert "  disabled  " in shell("webhook", "list")
+    assert shell("webhook", "enable", webhook_id) == f"Enabled {webhook_id}.\n"
+    assert shell("webhook", "delete", webhook_id) == f"Deleted {webhook_id}.\n"
+    assert "no such webhook" in shell.fails("webhook", "delete", webhook_id)
+
+
+def test_dead_letters_are_listed_and_replayed(with_master_key: Shell) -> None:
+    """All that was given up, or one of it, is tried again."""
+    shell = with_master_key
+    webhook_id = shell.json("webhook", "add", "https://hooks.example/")["id"]
+    assert shell("webhook", "dead", webhook_id) == "Nothing was given up.\n"
+    shell.rows(
+        "WITH RECURSIVE n (revision) AS (SELECT 1 UNION ALL SELECT revision + 1 FROM n LIMIT 1500)"
+        " INSERT INTO deliveries SELECT app_id, id, zeroblob(16), revision, 'dead', 12, NULL, 5,"
+        " 500, 'The receiver answered 500.' FROM webhooks, n"
+    )
+    dead = shell.json("webhook", "dead", webhook_id)
+    assert len(dead) == 1_500
+    assert dead[0]["failure"] == {"at": 5, "status": 500, "reason": "The receiver answered 500."}
+    line = f"{uuid.UUID(int=0)}  1  The receiver answered 500.\n"
+    assert shell("webhook", "dead", webhook_id).startswith(line)
+    one = ("--profile", str(uuid.UUID(int=0)), "--revision", "7")
+    replayed = shell.json("webhook", "replay", webhook_id, *one)
+    assert (replayed["replayed"], replayed["dead"]) == (1, 1_499)
+    assert shell("webhook", "replay", webhook_id) == "1499 are tried again.\n"
+    assert "or neither" in shell.fails("webhook", "replay", webhook_id, "--revision", "7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["add", "http://hooks.example/"], "Must begin with https://."),
+        (["add", "https://127.0.0.1/"], "not public"),
+        (["add", "https://hooks.example/", "--type", "x"], "Must be a list of profile.created"),
+        (["replay", "whk_0"], "no such webhook"),
+    ],
+)
+def test_wrong_webhook_is_refused(with_master_key: Shell, arguments: list[str], said: str) -> None:
+    """One line says why."""
+    assert said in with_master_key.fails("webhook", *arguments)
+
+
+def test_webhook_needs_a_master_key(shell: Shell) -> None:
+    """Without one it is said what makes it."""
+    assert "knownas master-key create" in shell.fails("webhook", "add", "https://hooks.example/")
+
+
 def test_demo_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     """Two databases get the same profiles, with another seed others, whatever the chunks."""
     contents = []

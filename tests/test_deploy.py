@@ -140,6 +140,22 @@ def test_compose_waits_for_its_database_and_gives_the_server_little() -> None:
     assert (ROOT / server["build"]["dockerfile"]).exists()
 
 
+def test_compose_makes_a_master_key_that_stays(tmp_path: Path) -> None:
+    """Its own command makes the key once, where the server reads it, in a volume with a name."""
+    server, maker = (COMPOSE["services"][name] for name in ("knownas", "master-key"))
+    assert server["depends_on"]["master-key"]["condition"] == "service_completed_successfully"
+    assert maker["build"] == server["build"]
+    assert maker["volumes"] == server["volumes"] == ["knownas:/var/lib/knownas"]
+    assert "knownas" in COMPOSE["volumes"]
+    key_file = server["environment"]["KNOWNAS_MASTER_KEY_FILE"]
+    assert maker["command"][-1] == key_file
+    assert key_file.startswith("/var/lib/knownas/")
+    command = [sys.executable, "-m", "knownas", *maker["command"][:-1], str(tmp_path / "key")]
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+    assert len((tmp_path / "key").read_text().splitlines()) == 1
+
+
 def test_compose_has_no_password() -> None:
     """The password comes from outside, and without one nothing starts."""
     text = (DEPLOY / "compose.yaml").read_text()
@@ -158,6 +174,19 @@ def test_every_setting_of_deploy_exists() -> None:
 
 
 # --- systemd --------------------------------------------------------------------------------------
+
+
+def test_unit_makes_a_master_key_once(tmp_path: Path) -> None:
+    """Before each start its own command makes the key where there is none."""
+    text = UNIT.read_text()
+    [line] = re.findall(r"^ExecStartPre=\S+/knownas (.+)$", text, re.MULTILINE)
+    [key_file] = re.findall(r"KNOWNAS_MASTER_KEY_FILE=(\S+)", text)
+    assert key_file.startswith("/var/lib/knownas/")
+    environment = {**os.environ, "KNOWNAS_MASTER_KEY_FILE": str(tmp_path / "key")}
+    command = [sys.executable, "-m", "knownas", *line.split()]
+    for _ in range(2):
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert len((tmp_path / "key").read_text().splitlines()) == 1
 
 
 @needs_systemd

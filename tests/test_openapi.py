@@ -356,9 +356,11 @@ def test_policies(body: dict[str, object]) -> None:
 
 def test_changes_are_as_they_are_made() -> None:
     """A change has in the document the types that there are, and every way that it may come by."""
-    change = openapi.document()["components"]["schemas"]["Change"]["properties"]
-    assert change["type"]["enum"] == list(events.TYPES)
-    via = change["source"]["properties"]["via"]["description"]
+    schemas = openapi.document()["components"]["schemas"]
+    types = schemas["Change"]["properties"]["type"]["enum"]
+    of_erasure = schemas["ErasureEvent"]["properties"]["type"]["const"]
+    assert [*types, of_erasure] == list(events.TYPES)
+    via = schemas["ChangeSource"]["properties"]["via"]["description"]
     assert set(re.findall(r"`(.+?)`", via)) == set(get_args(history.Via))
 
 

@@ -289,6 +289,16 @@ def test_commands_make_rotate_and_name_keys(
     assert not shell.database.exists()
 
 
+def test_key_is_made_only_where_there_is_none(shell: Shell, tmp_path: Path) -> None:
+    """Whoever starts a server again and again keeps the key that was made the first time."""
+    path = str(tmp_path / "key")
+    made = shell.json("master-key", "create", path, "--if-missing")
+    assert "is there already" in shell("master-key", "create", path, "--if-missing")
+    assert shell.json("master-key", "create", path, "--if-missing") == made
+    Path(path).write_text("broken")
+    assert "line 1" in shell.fails("master-key", "create", path, "--if-missing")
+
+
 def test_commands_say_what_is_wrong_in_one_line(shell: Shell, tmp_path: Path) -> None:
     """No file named, one that is there, one that is not."""
     path = str(tmp_path / "key")

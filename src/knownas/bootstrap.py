@@ -1,18 +1,24 @@
 """The only wiring: settings to storage to registry to application."""
 
+import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
-from knownas import logs
+from knownas import ledger, logs, replaying
+from knownas.erasing import Subjects
 from knownas.http.app import Application, create_app
 from knownas.metrics import SharedMemory
-from knownas.registry import Registry
+from knownas.registry import Registry, system_clock
+from knownas.replaying import Replayed
 from knownas.settings import Settings, SettingsError, networks
-from knownas.storage import Storage, sqlite_backup, sqlite_file
+from knownas.storage import Storage, sqlite_backup, sqlite_erasures, sqlite_file
 from knownas.storage.sqlite import SqliteStorage
+from knownas.vault import Vault
 
 if TYPE_CHECKING:
+    from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.outbound import Sender
 
 TEMPORARY: Final = "sqlite://"
@@ -20,9 +26,14 @@ TEMPORARY: Final = "sqlite://"
 
 
 def open_storage(
-    url: str, *, create: bool = True, prepared: bool = True, seconds: float = 5.0
+    url: str,
+    *,
+    subjects: Subjects | None = None,
+    create: bool = True,
+    prepared: bool = True,
+    seconds: float = 5.0,
 ) -> Storage:
-    """Open the database that a URL names.
+    """Open the database that a URL names, with the `subjects` of those who were erased from it.
 
     It is `sqlite:///path`, `sqlite://` for a temporary one, or `postgresql://…`. A file that is
     not there is made if `create` says so. `prepared` and `seconds` are for PostgreSQL, see
@@ -30,13 +41,13 @@ def open_storage(
     cannot be opened.
     """
     if url == TEMPORARY:
-        return SqliteStorage(None)
+        return SqliteStorage(None, subjects=subjects)
     if _is_postgres(url):
         # Not imported by a server over SQLite.
         from knownas.storage.postgres import PostgresStorage  # noqa: PLC0415 - as just said
 
-        return PostgresStorage(url, prepared=prepared, seconds=seconds)
-    return SqliteStorage(_file(url), create=create)
+        return PostgresStorage(url, subjects=subjects, prepared=prepared, seconds=seconds)
+    return SqliteStorage(_file(url), subjects=subjects, create=create)
 
 
 def pending_migrations(settings: Settings) -> list[str]:
@@ -78,9 +89,41 @@ def back_up(url: str, copy: str, *, overwrite: bool, progress: Callable[[int, in
     return sqlite_backup.back_up(_file_to_copy(url), copy, overwrite=overwrite, progress=progress)
 
 
-def restore(copy: str, url: str, *, overwrite: bool, progress: Callable[[int, int], None]) -> int:
-    """Put the backup in the file `copy` where a URL leads, and return its bytes; as `back_up`."""
-    return sqlite_backup.restore(copy, _file_to_copy(url), overwrite=overwrite, progress=progress)
+def restore(
+    copy: str, settings: Settings, *, overwrite: bool, progress: Callable[[int, int], None]
+) -> tuple[int, list[Replayed]]:
+    """Put the backup in the file `copy` where the settings have the database; as `back_up`.
+
+    Whoever was erased since the backup is erased from it, as the ledger has it, before it is there.
+    Returns its bytes and what was erased. Raises LedgerError, and FeatureNotConfigured where the
+    ledger has something and the master key is missing.
+    """
+    path = _file_to_copy(settings.database)
+    ledger_path = settings.erasure_ledger or sqlite_erasures.ledger_beside(path)
+    entries = ledger.read([ledger_path])
+    subjects = Subjects(Vault.open(settings.master_key_file))
+    for entry in entries:  # before anything is copied
+        subjects.key_id(entry.app, entry.key)
+    replayed: list[Replayed] = []
+
+    async def replay(file: str) -> None:
+        if not entries:
+            return
+        storage = SqliteStorage(file, subjects=subjects)
+        try:
+            replayed.extend(await replaying.replay(storage, subjects, entries, system_clock))
+            await storage.erasures.finish(system_clock)
+        finally:
+            await storage.close()
+
+    size = sqlite_backup.restore(
+        copy,
+        path,
+        overwrite=overwrite,
+        progress=progress,
+        prepare=lambda file: asyncio.run(replay(file)),
+    )
+    return size, replayed
 
 
 def _file_to_copy(url: str) -> str:
@@ -98,18 +141,21 @@ def _file_to_copy(url: str) -> str:
 @asynccontextmanager
 async def two_storages(
     source: Settings, target: Settings
-) -> AsyncIterator[tuple[Storage, Storage]]:
+) -> AsyncIterator[tuple[Storage, Storage, Subjects]]:
     """Open a database to read and another one to fill, which is made if it is not there.
+
+    With them come the subjects of who was erased from either.
 
     Raises as `open_storage`, and SettingsError where both are the same.
     """
     if source.database == target.database:
         raise SettingsError("Both databases are the same.")
-    from_storage = _open(source, create=False)
+    vault = Vault.open(target.master_key_file)
+    from_storage = _open(source, vault, create=False)
     try:
-        to_storage = _open(target)
+        to_storage = _open(target, vault)
         try:
-            yield from_storage, to_storage
+            yield from_storage, to_storage, Subjects(vault)
         finally:
             await to_storage.close()
     finally:
@@ -119,32 +165,39 @@ async def two_storages(
 def open_registry(
     settings: Settings, *, create: bool = True, with_standby: bool = False
 ) -> Registry:
-    """Open the registry over the database of `settings`; raises as `open_storage`.
+    """Open the registry over the database of `settings`.
 
-    Only a server reads from the standby, which is for clients that write as well.
+    Only a server reads from the standby, which is for clients that write as well. Raises as
+    `open_storage`, and VaultError where the master key cannot be read.
     """
+    vault = Vault.open(settings.master_key_file)
     storage = (
-        _open_with_standby(settings)
+        _open_with_standby(settings, vault)
         if with_standby and settings.read_database
-        else _open(settings, create=create)
+        else _open(settings, vault, create=create)
     )
     return Registry(
         storage,
         auto_create_profiles=settings.auto_create_profiles,
         key_rate=settings.key_rate or None,
+        vault=vault,
+        ledger_path=settings.erasure_ledger,
+        erasure_hours=settings.erasure_hours,
+        open_sender=functools.partial(open_sender, settings),
     )
 
 
-def _open(settings: Settings, *, create: bool = True) -> Storage:
+def _open(settings: Settings, vault: Vault, *, create: bool = True) -> Storage:
     return open_storage(
         settings.database,
+        subjects=Subjects(vault),
         create=create,
         prepared=settings.prepared,
         seconds=settings.database_seconds,
     )
 
 
-def _open_with_standby(settings: Settings) -> Storage:
+def _open_with_standby(settings: Settings, vault: Vault) -> Storage:
     if not (_is_postgres(settings.database) and _is_postgres(settings.read_database)):
         raise SettingsError(
             "KNOWNAS_READ_DATABASE is the postgresql:// URL of a standby, and needs a "
@@ -156,6 +209,7 @@ def _open_with_standby(settings: Settings) -> Storage:
 
     return ReplicatedStorage(
         settings.database,
+        subjects=Subjects(vault),
         standby=settings.read_database,
         stale_reads=settings.stale_reads == "allow",
         prepared=settings.prepared,
@@ -177,12 +231,37 @@ def open_sender(settings: Settings) -> "Sender":
         raise SettingsError(f"The trusted certificates (SSL_CERT_FILE): {error}.") from None
 
 
+def open_dispatcher(registry: Registry) -> "Dispatcher | None":
+    """Make what delivers webhooks; None where there is no master key to read their secrets by.
+
+    Raises as `open_sender`.
+    """
+    if not registry.vault.key_ids:
+        return None
+    # Not imported by a server without webhooks.
+    from knownas.webhooks.dispatcher import Dispatcher  # noqa: PLC0415 - as just said
+
+    log = logs.get()
+
+    def tell(error: Exception) -> None:
+        log.error("webhook_error", type=type(error).__name__, at=logs.place_of(error))
+
+    return Dispatcher(
+        registry.storage,
+        registry.vault,
+        registry.webhooks.sender(),
+        clock=registry.now,
+        tell=tell,
+    )
+
+
 def make_app(
     settings: Settings, registry: Registry | None = None, shared: SharedMemory | None = None
 ) -> Application:
     """Make what a server process serves, over `registry` or one that it opens itself."""
     logs.configure(settings.log_format)
-    return create_app(registry or open_registry(settings, with_standby=True), settings, shared)
+    registry = registry or open_registry(settings, with_standby=True)
+    return create_app(registry, settings, shared, dispatcher=open_dispatcher(registry))
 
 
 @contextmanager

@@ -13,9 +13,12 @@ from typing import Final
 
 import msgspec
 
+from knownas import replaying
+from knownas.erasing import Subjects
 from knownas.errors import ValidationError
 from knownas.history import Source
 from knownas.model import App, AppId, Profile, ProfileId
+from knownas.receipts import KEY_NAME
 from knownas.storage import Storage
 
 PAGE: Final = 10_000
@@ -48,18 +51,31 @@ class AppCopy(msgspec.Struct, frozen=True):
     deleted: int
     kept: int
     """Profiles of the target that the source does not have, or has an older version of; left."""
+    left_out: int
+    """Profiles of the source who were erased in the target, or whose customer is another there."""
+    erased: int = 0
+    """Persons of the target that were erased in the source, and now in the target."""
 
 
 async def copy(
-    source: Storage, target: Storage, *, overwrite: bool, progress: Progress
+    source: Storage,
+    target: Storage,
+    *,
+    subjects: Subjects,
+    overwrite: bool,
+    progress: Progress,
 ) -> list[AppCopy]:
     """Bring every app of `source` into `target` as it is, and return what came of each.
+
+    Who was erased in either is not in `target` at the end, and known there as erased by the
+    `subjects`.
 
     Apps are the same by their UUID; other apps of `target` are not touched. With `overwrite`,
     profiles that `target` alone has are deleted, and those that are newer there replaced; else
     they are kept. Raises ValidationError where another app of `target` has the name or a key of
     one that is to be copied.
     """
+    await _copy_secret(source, target)
     apps = await source.apps()
     counts = [await source.count_profiles(app.id) for app in apps]
     there = {app.uuid: app for app in await target.apps()}
@@ -68,7 +84,10 @@ async def copy(
     for app, count in zip(apps, counts, strict=True):
         twin = there.get(app.uuid) or await _make(target, app)
         bar.begin_app(count)
-        copied.append(await _copy_app(source, app, target, twin, bar, overwrite=overwrite))
+        brought = await replaying.kept(source, app)
+        replayed = await replaying.bring(target, subjects, twin, brought, _now)
+        done = await _copy_app(source, app, target, twin, bar, overwrite=overwrite)
+        copied.append(msgspec.structs.replace(done, erased=replayed.persons))
         bar.end_app()
     return copied
 
@@ -107,7 +126,19 @@ async def _copy_app(  # noqa: PLR0913 - two databases, two apps
         written=written,
         deleted=deleted,
         kept=kept,
+        left_out=changes.left_out,
     )
+
+
+async def _copy_secret(source: Storage, target: Storage) -> None:
+    """Have receipts of both signed by one key, if the target has none of its own yet."""
+    sealed = await source.erasures.secret(KEY_NAME)
+    if sealed is not None:
+        await target.erasures.put_secret(KEY_NAME, sealed)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _merge(
@@ -185,6 +216,7 @@ class _Changes:
         self._gone: list[ProfileId] = []
         self._new: list[Profile] = []
         self._writing: asyncio.Task[int] | None = None
+        self._brought = 0
         self.written = 0
         self.deleted = 0
 
@@ -203,18 +235,24 @@ class _Changes:
         """Return when all is written."""
         if self._gone or self._new:
             await self._begin_to_write()
+        await self._end_to_write()
+
+    @property
+    def left_out(self) -> int:
+        """How many of those that were to be added the target has not taken."""
+        return self._brought - self.written
+
+    async def _end_to_write(self) -> None:
         if self._writing is not None:
             self.written += await self._writing
             self._writing = None
 
     async def _begin_to_write(self) -> None:
         gone, new, self._gone, self._new = self._gone, self._new, [], []
-        if self._writing is not None:
-            self.written += await self._writing
+        await self._end_to_write()
+        self._brought += len(new)
         self._writing = asyncio.create_task(
-            self._target.replace_profiles(
-                self._app, gone, new, now=time.time_ns() // 1_000_000, by=Source("copy")
-            )
+            self._target.replace_profiles(self._app, gone, new, now=_now(), by=Source("copy"))
         )
 
 

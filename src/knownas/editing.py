@@ -36,6 +36,15 @@ class Answer(NamedTuple):
     expires_at: int
 
 
+class TakenBack(NamedTuple):
+    """The merge that a change undoes."""
+
+    source: ProfileId
+    """Which was merged."""
+    revision: int
+    """The survivor's: that of the merge."""
+
+
 class Needs(NamedTuple):
     """What an edit will ask for, as far as is known before: it is then read at once.
 
@@ -59,15 +68,25 @@ class Edit(Protocol):
         ...
 
     def put(
-        self, before: Profile | None, after: Profile, *, exclusive: Collection[int] = ()
+        self,
+        before: Profile | None,
+        after: Profile,
+        *,
+        exclusive: Collection[int] = (),
+        anew: bool = False,
+        undoes: TakenBack | None = None,
     ) -> Profile:
         """Write a profile, new where `before` is None, and return it as it is kept.
 
-        Its time and revision are the storage's. Nothing is written where nothing differs. A
-        customer must be free: taken from whoever had it before. An id or a customer that is a
-        profile's own leads nowhere else any more. Identifiers of the `exclusive`
-        kinds are claimed: of two transactions that claim one at once, one is made anew and
-        finds the other's. Raises Unauthorized for a new profile where the app was deleted.
+        Its time and revision are the storage's. Nothing is written where nothing differs, unless
+        the change `undoes` a merge, which its entry in the history then tells. A customer must be
+        free: taken from whoever had it before. An id or a customer that is a profile's own leads
+        nowhere else any more. Identifiers of the `exclusive` kinds are claimed: of two
+        transactions that claim one at once, one is made anew and finds the other's.
+
+        Raises Unauthorized for a new profile where the app was deleted, and ProfileNotFound for an
+        id or a customer, new to the profile, that was erased; with `anew` it is someone else's
+        from then on.
         """
         ...
 

@@ -3,12 +3,15 @@
     KnownasError
     ├── Unauthorized            unauthorized
     ├── NotFound                not_found
-    │   └── ProfileNotFound     profile_not_found
+    │   ├── ProfileNotFound     profile_not_found
+    │   ├── ErasureNotFound     erasure_not_found
+    │   └── WebhookNotFound     webhook_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
     ├── Conflict                (what another profile or request stands in the way of)
     │   ├── IdentifierTaken     identifier_taken
+    │   ├── IdentifierShared    identifier_shared
     │   ├── BatchFailed         batch_failed
     │   └── IdempotencyConflict idempotency_conflict
     ├── MethodNotAllowed        method_not_allowed
@@ -94,6 +97,20 @@ class ProfileNotFound(NotFound):
     message = "Profile not found"
 
 
+class ErasureNotFound(NotFound):
+    """No person of this app was erased under that id."""
+
+    code = "erasure_not_found"
+    message = "There is no erasure of this id; GET /api/v1/erasures/ lists those that there are."
+
+
+class WebhookNotFound(NotFound):
+    """No webhook of this app has that id."""
+
+    code = "webhook_not_found"
+    message = "There is no such webhook; GET /api/v1/webhooks/ lists those that there are."
+
+
 class Gone(KnownasError):
     """What is asked for was there, and is not kept any more."""
 
@@ -126,6 +143,16 @@ class IdentifierTaken(Conflict):
     message = (
         "Another profile has this identifier, and the app's policy for its kind is to reject "
         "it: clear it there first, or merge the two."
+    )
+
+
+class IdentifierShared(Conflict):
+    """Several profiles have the identifier by which one person is to be found."""
+
+    code = "identifier_shared"
+    message = (
+        "Several profiles have this identifier, and nothing was erased: GET /api/v1/profiles/ "
+        "lists them; name one of them by its profile_id."
     )
 
 

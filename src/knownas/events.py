@@ -5,12 +5,26 @@ from typing import Any, Final
 from knownas.history import Change
 from knownas.model import KINDS, Attributes
 
-TYPES: Final = ("profile.created", "profile.changed", "profile.deleted")
+TYPES: Final = ("profile.created", "profile.changed", "profile.deleted", "profile.erased")
+
+
+def type_of(change: Change) -> str:
+    """Return which of the `TYPES` the event of a change has."""
+    return f"profile.{change.action}"
 
 
 def event(change: Change) -> dict[str, Any]:
     """Return a change as the JSON object that this server's API has of it."""
     differs = change.difference
+    source = {"via": change.by.via, "key_id": change.by.key_id}
+    if differs.erased:
+        return {
+            "cursor": change.cursor,
+            "type": "profile.erased",
+            "at": change.at,
+            "erasure_id": change.profile_id,
+            "source": source,
+        }
     changes: dict[str, Any] = {}
     if differs.customer is not None:
         changes["customer_user_id"] = _both(*differs.customer)
@@ -22,11 +36,11 @@ def event(change: Change) -> dict[str, Any]:
         changes["custom_attributes"] = _both(*map(_attributes, differs.attributes))
     return {
         "cursor": change.cursor,
-        "type": f"profile.{change.action}",
+        "type": type_of(change),
         "at": change.at,
         "profile_id": change.profile_id,
         "revision": change.revision,
-        "source": {"via": change.by.via, "key_id": change.by.key_id},
+        "source": source,
         "changes": changes,
         "shared": [KINDS[kind].name for kind in differs.shared],
     }

@@ -17,7 +17,9 @@ from knownas.model import (
     ProfileId,
 )
 
-Via = Literal["api", "sdk", "cli", "demo", "copy", "import", "webhook", "merge", "undo", "server"]
+Via = Literal[
+    "api", "sdk", "cli", "demo", "copy", "import", "webhook", "merge", "undo", "erasure", "server"
+]
 """By which way a change came."""
 
 
@@ -57,6 +59,10 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
     updated_at: tuple[int, int] = msgspec.field(name="u", default=(0, 0))
     shared: tuple[int, ...] = msgspec.field(name="s", default=())
     """The kinds of new identifiers that another profile had already."""
+    takes_back: int = msgspec.field(name="m", default=0)
+    """The revision of the merge that this undoes."""
+    erased: bool = msgspec.field(name="e", default=False)
+    """Whether this tells of an erasure; then nothing else is in it."""
 
 
 class Change(NamedTuple):
@@ -65,6 +71,7 @@ class Change(NamedTuple):
     cursor: str
     """Its place in the feed: what comes after it is asked for by this."""
     profile_id: ProfileId
+    """Of one that tells of an erasure, the id of that."""
     revision: int
     """1 for a profile's first state, and one more with each change."""
     at: int
@@ -73,8 +80,10 @@ class Change(NamedTuple):
     difference: Difference
 
     @property
-    def action(self) -> Literal["created", "changed", "deleted"]:
-        """What became of the profile."""
+    def action(self) -> Literal["created", "changed", "deleted", "erased"]:
+        """What became of the profile; `erased` is told of no profile in particular."""
+        if self.difference.erased:
+            return "erased"
         created_at = self.difference.created_at
         if created_at is None or None not in created_at:
             return "changed"
@@ -142,7 +151,10 @@ class Shared(NamedTuple):
 
 
 def difference(
-    before: Profile | None, after: Profile | None, shared: Iterable[int] = ()
+    before: Profile | None,
+    after: Profile | None,
+    shared: Iterable[int] = (),
+    takes_back: int = 0,
 ) -> Difference:
     """Return what differs between two states of one profile, of which None is that it is not."""
     old = before.identifiers if before else NO_IDENTIFIERS
@@ -160,6 +172,7 @@ def difference(
         created_at=None if created[0] == created[1] else created,
         updated_at=(before.updated_at if before else 0, after.updated_at if after else 0),
         shared=tuple(shared),
+        takes_back=takes_back,
     )
 
 

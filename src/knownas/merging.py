@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from knownas.editing import Alias, Edit, alias_names
+from knownas.editing import Alias, Edit, TakenBack, alias_names
 from knownas.errors import (
     HistoryExpired,
     ProfileConflict,
@@ -162,11 +162,15 @@ def undo(edit: Edit, source_id: ProfileId) -> Undone:
     if before is None or (alias.survivor_revision and gain is None):
         raise HistoryExpired("The history does not have this merge any more.")
     edit.lead(name, None)
-    kept = edit.put(survivor, _without_gain(survivor, gain) if gain else survivor)
+    kept = survivor
+    if gain is not None:
+        undoes = TakenBack(source_id, gain.revision)
+        kept = edit.put(survivor, _without_gain(survivor, gain), undoes=undoes)
     customer = _freed(edit, before.customer_user_id, kept)
     if kept.customer_user_id is not None:
         _freed(edit, kept.customer_user_id, kept)
-    source = edit.put(None, msgspec.structs.replace(before, customer_user_id=customer))
+    # Who is known of was not erased, or is about to be again (`knownas.replaying`).
+    source = edit.put(None, msgspec.structs.replace(before, customer_user_id=customer), anew=True)
     return Undone(kept, source)
 
 

@@ -9,14 +9,16 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
 from knownas import as_of, demo, keys, merging, writes
 from knownas.as_of import Moment
 from knownas.editing import Edit, Needs
+from knownas.eraser import Eraser
 from knownas.errors import (
+    FeatureNotConfigured,
     HistoryExpired,
     KnownasError,
     PreconditionFailed,
@@ -55,7 +57,12 @@ from knownas.model import (
     merge_identifiers,
 )
 from knownas.storage import Storage
+from knownas.vault import Vault
+from knownas.webhooks.endpoints import Endpoints
 from knownas.writes import Done, Once, Setting
+
+if TYPE_CHECKING:
+    from knownas.webhooks.outbound import Sender
 
 KEY_CACHE_SECONDS: Final = 0.5
 """A key is believed this long after its read began, so a revoked one is refused by every
@@ -87,11 +94,17 @@ class _Terms(NamedTuple):
     by: Source
     once: Once | None = None
     check: Check | None = None
+    anew: bool = False
+    """Whether an erased id or customer may be someone else's from now on."""
 
 
 def system_clock() -> int:
     """Return the time of day in milliseconds since 1970, UTC."""
     return time.time_ns() // 1_000_000
+
+
+def _no_sender() -> NoReturn:
+    raise FeatureNotConfigured
 
 
 class Registry:
@@ -103,6 +116,10 @@ class Registry:
         *,
         auto_create_profiles: bool = False,
         key_rate: str | None = None,
+        vault: Vault | None = None,
+        open_sender: "Callable[[], Sender]" = _no_sender,
+        ledger_path: str = "",
+        erasure_hours: int = 24,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
         new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
@@ -110,9 +127,21 @@ class Registry:
         """Work on `storage`; `clock` gives ms since 1970, `monotonic` seconds.
 
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
-        `key_rate` is the rate of every key that has none of its own, None for no limit.
+        `key_rate` is the rate of every key that has none of its own, None for no limit. What
+        needs stored secrets is refused without a `vault`; `open_sender` makes what webhooks are
+        sent by. What `ledger_path` and `erasure_hours` mean stands at `Eraser`.
         """
         self.storage = storage
+        self.vault = vault or Vault("", {})
+        self.webhooks = Endpoints(storage, self.vault, open_sender, clock=clock, new_uuid=new_uuid)
+        self.eraser = Eraser(
+            storage,
+            self.vault,
+            ledger_path=ledger_path,
+            hours=erasure_hours,
+            clock=clock,
+            new_uuid=new_uuid,
+        )
         self._auto_create_profiles = auto_create_profiles
         self._key_rate = key_rate
         self._clock = clock
@@ -255,7 +284,7 @@ class Registry:
         now = self._clock()
         if terms.once is None and terms.check is None:
             return self.storage.change_profile(
-                app, ref, change, now=now, create_as=create_as, by=terms.by
+                app, ref, change, now=now, create_as=create_as, anew=terms.anew, by=terms.by
             )
         check = terms.check
 
@@ -267,7 +296,7 @@ class Registry:
         create = create_as if check is None else None
         return self._edit_one(
             app,
-            lambda edit: writes.change_one(edit, ref, checked, create, now),
+            lambda edit: writes.change_one(edit, ref, checked, create, now, anew=terms.anew),
             Needs([ref]),
             terms,
             creates=create_as is not None,
@@ -403,12 +432,13 @@ class Registry:
     ) -> Profile:
         """Create a profile, or return the existing one, with the attribute patch applied.
 
-        With both halves of `ref`, the customer is bound to an anonymous profile of that id.
+        With both halves of `ref`, the customer is bound to an anonymous profile of that id. Where
+        either was erased, it is someone else's from now on.
         With a `check` nothing is created or bound: where `ref` names no profile that could be
         checked, PreconditionFailed is raised instead.
         Raises ProfileConflict, and ValidationError past 30 attributes.
         """
-        terms = _Terms(by, once, check)
+        terms = _Terms(by, once, check, anew=True)
         return await self._change(app, ref, _patch(attributes), self._new_profile_id(), terms)
 
     async def update_profile(  # noqa: PLR0913 - whom, what, and on what terms
@@ -743,6 +773,7 @@ class Registry:
     async def close(self) -> None:
         """Finish what was begun and let go of the storage."""
         await asyncio.gather(*self._beside, return_exceptions=True)
+        await self.webhooks.close()
         await self.storage.close()
 
 

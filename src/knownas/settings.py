@@ -66,6 +66,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     master_key_file: Annotated[
         str, Meta(description="The file with the key that stored secrets are encrypted under.")
     ] = ""
+    erasure_ledger: Annotated[
+        str, Meta(description="The file outside the database that has each erasure, too.")
+    ] = ""
+    erasure_hours: Annotated[
+        int, Meta(ge=1, description="How long until nothing of an erased person is left, at most.")
+    ] = 24
     key_rate: Annotated[
         str, Meta(description="How many requests a key may make, as 600/minute; without it any.")
     ] = ""

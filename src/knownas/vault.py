@@ -72,6 +72,10 @@ class Vault:
         """The ids of the keys, the one that seals first."""
         return [key_id.hex() for key_id in self._keys]
 
+    def require(self) -> None:
+        """Return if there is a key. Raises FeatureNotConfigured if not."""
+        self._newest()
+
     def seal(self, plain: bytes, *, context: str) -> bytes:
         """Return `plain` encrypted, 33 bytes longer; only the same `context` opens it again.
 

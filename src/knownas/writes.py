@@ -120,16 +120,18 @@ def set_identifiers(
     return edit.put(before, after, exclusive=exclusive_kinds(policies))
 
 
-def change_one(
+def change_one(  # noqa: PLR0913 - as `Storage.change_profile`
     edit: Edit,
     ref: ProfileRef,
     change: Callable[[Profile], Profile],
     create_as: ProfileId | None,
     now: int,
+    *,
+    anew: bool = False,
 ) -> Profile:
     """Replace one profile, as `Storage.change_profile` does."""
     found, bound = _bound(edit, ref, create_as, now)
-    return edit.put(found, change(bound))
+    return edit.put(found, change(bound), anew=anew)
 
 
 def _bound(
@@ -206,7 +208,8 @@ def bind_customer(
             )
         if owner is not None and owner.customer_user_id == customer:
             edit.put(owner, msgspec.structs.replace(owner, customer_user_id=None))
-    return edit.put(profile, msgspec.structs.replace(profile, customer_user_id=customer))
+    after = msgspec.structs.replace(profile, customer_user_id=customer)
+    return edit.put(profile, after, anew=True)
 
 
 def once(

@@ -9,12 +9,17 @@ from typing import Final
 import pytest
 
 import postgres
+from knownas.erasing import Subjects
 from knownas.model import App, AppId, Identifiers, Profile, ProfileRef
 from knownas.storage import Storage
 from knownas.storage.postgres import PostgresStorage
 from knownas.storage.postgres_link import Link, Row
 from knownas.storage.sqlite import SqliteStorage
+from knownas.vault import Vault
 from storage import sharding
+
+VAULT: Final = Vault("", {b"test": bytes(32)})
+"""A vault with a key that is in no file."""
 
 Change = Callable[[Profile], Profile]
 
@@ -27,7 +32,7 @@ def sqlite(request: pytest.FixtureRequest) -> Open:
     path = request.getfixturevalue("tmp_path") / f"{uuid.uuid4()}.db"
 
     async def open_storage() -> Storage:
-        return SqliteStorage(str(path))
+        return SqliteStorage(str(path), subjects=Subjects(VAULT))
 
     return open_storage
 
@@ -39,7 +44,7 @@ def postgresql(request: pytest.FixtureRequest) -> Open:
     request.addfinalizer(functools.partial(postgres.drop_database, server_url, url))
 
     async def open_storage() -> Storage:
-        return PostgresStorage(url)
+        return PostgresStorage(url, subjects=Subjects(VAULT))
 
     return open_storage
 
@@ -76,6 +81,21 @@ def statements_can_be_spread() -> Iterator[None]:
 def new_database(request: pytest.FixtureRequest) -> Callable[[], Open]:
     """Give what makes a fresh database at each call."""
     return functools.partial(BACKENDS[request.param], request)
+
+
+@pytest.fixture
+def new_without_key(open_storage: Open) -> Callable[[], Open]:
+    """Give what opens the test's database without a master key."""
+
+    def without_key() -> Open:
+        async def open_without() -> Storage:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(globals(), "VAULT", Vault("", {}))
+                return await open_storage()
+
+        return open_without
+
+    return without_key
 
 
 @pytest.fixture

@@ -17,10 +17,14 @@ SPREAD_BY: Final = {
     "coverage": "slot",
     "aliases": "name",
     "answers": "key",
+    "tombstones": "subject",
+    "erasures": "id",
+    "deliveries": "profile_id",
 }
 
 EVERYWHERE: Final = (
     re.compile(r"SELECT count\(\*\)"),  # counting, and `knownas check`
+    re.compile(r"count\(\*\) FROM deliveries"),
     re.compile(r"DELETE FROM \w+ WHERE app_id = \$1\Z"),  # the deletion of an app
     re.compile(r"ORDER BY p\.profile_id LIMIT \$2\s*\Z"),  # the pages of `knownas copy`
     re.compile(r"SELECT tx FROM changes "),  # the feed is of all profiles: its pages, end, pruning
@@ -29,6 +33,15 @@ EVERYWHERE: Final = (
     re.compile(r"^DELETE FROM answers WHERE expires_at <= \$1\Z"),  # those that have expired
     re.compile(r"^SELECT 1 FROM aliases WHERE app_id = \$1 LIMIT 1\Z"),  # whether any was merged
     re.compile(r"GROUP BY app_id(?:, kind)?\Z"),  # `knownas check`
+    re.compile(r"ORDER BY \w+ LIMIT \$3\s*\Z"),  # pages of a copy, or of all names
+    re.compile(r"WHERE s\.app_id = \$1 AND s\.profile_id = any"),  # whom a person was merged of
+    re.compile(r"\babout = any\(\$2"),  # where histories tell of somebody else
+    re.compile(r"^\s*DELETE FROM answers s WHERE s\.app_id = \$1\s+AND EXISTS"),  # a person's
+    re.compile(r"\bcompleted_at IS NULL\Z"),  # erasures that wait
+    re.compile(r"\(erased_at, id\) < \(\$2, \$3\)"),  # a list of erasures
+    re.compile(r"FROM deliveries( d)?\s+WHERE \S+ = \S+ AND \S*webhook_id = "),  # a webhook's queue
+    re.compile(r"^\s*UPDATE deliveries SET next_at = \$3 "),  # all of a webhook's
+    re.compile(r"^DELETE FROM deliveries WHERE "),  # a webhook's end, and what is long dead
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""
 

@@ -1,9 +1,10 @@
 """The storage against a dict: any sequence of uses gives what the dict gives."""
 
 import asyncio
+import functools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +19,17 @@ from hypothesis.stateful import (
 )
 
 from knownas import merging, writes
-from knownas.editing import Alias, Answer, Edit, alias_names
+from knownas.editing import Alias, Answer, Edit, TakenBack, alias_names
+from knownas.erasing import (
+    Erasure,
+    Person,
+    Record,
+    Subjects,
+    Tombstone,
+    Whom,
+    names_of,
+    profile_name,
+)
 from knownas.errors import KnownasError
 from knownas.history import ALL_PROFILES, SERVER, Change, difference
 from knownas.lookups import Holder, Sought
@@ -36,7 +47,9 @@ from knownas.model import (
     clear_identifiers,
     merge_identifiers,
 )
-from storage.conftest import Open, identifiers
+from knownas.storage import rows
+from storage.conftest import VAULT, Open, identifiers
+from storage.erased import DictErasures, Told, refuse_erased
 
 T = TypeVar("T")
 
@@ -52,6 +65,15 @@ KIND_NAMES = strategies.sampled_from([KINDS[0].name, KINDS[7].name, KINDS[-1].na
 NAMES = strategies.sets(KIND_NAMES)
 TEXTS = strategies.sampled_from(["a", "b", "\u00e9", "'; DROP TABLE profiles --"])
 VALUES = strategies.dictionaries(KIND_NAMES, TEXTS, min_size=1)
+
+
+SUBJECTS = Subjects(VAULT)
+
+
+def unordered(person: Person) -> Person:
+    """Return a person with its names in one order."""
+    ids, customers = sorted(person.profile_ids), sorted(person.customers)
+    return person._replace(profile_ids=tuple(ids), customers=tuple(customers))
 
 
 class DictEdit:
@@ -76,6 +98,8 @@ class DictEdit:
                     self.machine.answers,
                 )
             ),
+            set(self.machine.erased),
+            list(self.machine.told),
         )
         try:
             return work(self)
@@ -87,6 +111,8 @@ class DictEdit:
                 self.machine.changes,
                 self.machine.aliases,
                 self.machine.answers,
+                self.machine.erased,
+                self.machine.told,
             ) = kept[1:]  # type: ignore[assignment] # as above
             raise
 
@@ -111,18 +137,25 @@ class DictEdit:
         return live or self.follow(f"p:{alias.profile_id}")
 
     def put(
-        self, before: Profile | None, after: Profile, *, exclusive: Collection[int] = ()
+        self,
+        before: Profile | None,
+        after: Profile,
+        *,
+        exclusive: Collection[int] = (),
+        anew: bool = False,
+        undoes: TakenBack | None = None,
     ) -> Profile:
         """See `Edit.put`."""
         del exclusive
-        if after == before:
+        if after == before and undoes is None:
             return after
+        after = refuse_erased(self.machine, self.app, before, after, anew=anew)
         kept = msgspec.structs.replace(
             after,
             updated_at=self.machine.now,
             revision=self.machine.next_revision(self.app, after.profile_id),
         )
-        self.machine.note(self.app, after.profile_id, kept)
+        self.machine.note(self.app, after.profile_id, kept, undoes)
         return kept
 
     def remove(self, profile: Profile) -> int:
@@ -180,6 +213,11 @@ class StorageMachine(RuleBasedStateMachine):
         self.changes: dict[tuple[AppId, ProfileId, int], Change] = {}
         self.aliases: dict[tuple[AppId, str], Alias] = {}
         self.answers: dict[tuple[AppId, str], Answer] = {}
+        self.erased: set[tuple[AppId, str]] = set()
+        """The names under which nobody has begun anew since they were erased."""
+        self.told: list[tuple[AppId, Told]] = []
+        """Of whom else changes tell."""
+        self.keys: dict[AppId, bytes] = {}
 
     @initialize()
     def make_apps(self) -> None:
@@ -189,14 +227,28 @@ class StorageMachine(RuleBasedStateMachine):
             self.expected[app.id] = {}
             self.followed[app.id] = {}
             self.cursors[app.id] = None
+            sealed = SUBJECTS.new_key(app.uuid)
+            self.keys[app.id] = sealed
+            put_key = functools.partial(
+                self.storage.erasures.put_key, app.id, SUBJECTS.key_id(app.uuid, sealed), sealed
+            )
+            self.run(put_key)
 
-    def note(self, app: AppId, profile_id: ProfileId, after: Profile | None) -> None:
+    def note(
+        self,
+        app: AppId,
+        profile_id: ProfileId,
+        after: Profile | None,
+        undoes: TakenBack | None = None,
+    ) -> None:
         """Remember what a profile has become; `after` has the revision that it must have."""
         revision = self.revisions.get((app, profile_id), 0) + 1
         assert after is None or after.revision == revision
         self.revisions[app, profile_id] = revision
         before = self.expected[app].get(profile_id)
-        differs = difference(before, after)
+        differs = difference(before, after, takes_back=undoes.revision if undoes else 0)
+        if (name := rows.about(before, after, undoes)) is not None:
+            self.told.append((app, Told(name, profile_id, revision)))
         self.changes[app, profile_id, revision] = Change(
             "", profile_id, revision, self.now, SERVER, differs
         )
@@ -207,6 +259,10 @@ class StorageMachine(RuleBasedStateMachine):
             self.expected[app][profile_id] = after
             for name in alias_names(ProfileRef(after.customer_user_id, profile_id)):
                 self.aliases.pop((app, name or ""), None)
+
+    def is_erased(self, app: AppId, profile: Profile) -> bool:
+        """Tell whether a profile may not come back."""
+        return any((app, name) in self.erased for name in names_of(profile))
 
     def next_revision(self, app: AppId, profile_id: ProfileId) -> int:
         """Return the revision of the next state of a profile."""
@@ -240,8 +296,13 @@ class StorageMachine(RuleBasedStateMachine):
         assert self.run(use) == wanted
         return wanted
 
-    @rule(first=strategies.booleans(), ref=REFS, values=VALUES, create=strategies.booleans())
-    def change(self, *, first: bool, ref: ProfileRef, values: dict[str, str], create: bool) -> None:
+    @rule(
+        first=strategies.booleans(),
+        ref=REFS,
+        values=VALUES,
+        create=strategies.sampled_from(["no", "yes", "anew"]),
+    )
+    def change(self, *, first: bool, ref: ProfileRef, values: dict[str, str], create: str) -> None:
         """Set identifiers, on an existing or a new profile."""
         app = min(self.expected) if first else max(self.expected)
         self.now += 1
@@ -254,10 +315,12 @@ class StorageMachine(RuleBasedStateMachine):
 
         def expected() -> Profile:
             by_customer, by_id = self.found(app, ref)
-            if create:
-                after = merged(ref.settle_or_new(by_customer, by_id, new_id, self.now))
-            else:
+            if create == "no":
                 after = merged(ref.settle(by_customer, by_id))
+            else:
+                after = merged(ref.settle_or_new(by_customer, by_id, new_id, self.now))
+                before = by_customer or by_id
+                after = refuse_erased(self, app, before, after, anew=create == "anew")
             if after != self.expected[app].get(after.profile_id):
                 after = msgspec.structs.replace(
                     after,
@@ -268,7 +331,12 @@ class StorageMachine(RuleBasedStateMachine):
 
         kept = self.same_outcome(
             lambda: self.storage.change_profile(
-                app, ref, merged, now=self.now, create_as=new_id if create else None
+                app,
+                ref,
+                merged,
+                now=self.now,
+                create_as=None if create == "no" else new_id,
+                anew=create == "anew",
             ),
             expected,
         )
@@ -288,7 +356,7 @@ class StorageMachine(RuleBasedStateMachine):
         before = len(self.expected[app])
         for profile in brought:
             ref = ProfileRef(profile.customer_user_id, profile.profile_id)
-            if self.found(app, ref) == (None, None):
+            if self.found(app, ref) == (None, None) and not self.is_erased(app, profile):
                 revision = self.next_revision(app, profile.profile_id)
                 added_one = msgspec.structs.replace(profile, revision=revision)
                 self.note(app, profile.profile_id, added_one)
@@ -324,7 +392,8 @@ class StorageMachine(RuleBasedStateMachine):
         new: dict[ProfileId, Profile] = {}
         before, self.expected[app] = self.expected[app], left
         for key, one in brought.items():
-            if self.found(app, ProfileRef(one.customer_user_id, key)) == (None, None):
+            ref = ProfileRef(one.customer_user_id, key)
+            if self.found(app, ref) == (None, None) and not self.is_erased(app, one):
                 new[key] = msgspec.structs.replace(one, revision=self.next_revision(app, key))
                 self.expected[app] = {**self.expected[app], key: new[key]}
         self.expected[app] = before
@@ -434,6 +503,48 @@ class StorageMachine(RuleBasedStateMachine):
         app = min(self.expected) if first else max(self.expected)
         self.edit(app, lambda edit: merging.undo(edit, profile_id))
 
+    @rule(
+        first=strategies.booleans(),
+        whom=strategies.one_of(
+            REFS.filter(lambda ref: None in msgspec.structs.astuple(ref)).map(Whom),
+            TEXTS.map(lambda value: Whom(None, ALL_KINDS, value)),
+        ),
+    )
+    def erase(self, *, first: bool, whom: Whom) -> None:
+        """Erase a person, by whatever name or value."""
+        app = min(self.expected) if first else max(self.expected)
+        self.now += 1
+        erasure_id = self.new_id()
+
+        def record(person: Person) -> Record:
+            stones = [
+                Tombstone(subject, erasure_id, self.now)
+                for subject in self.subjects(app, person.names)
+            ]
+            return Record(erasure_id, stones, Erasure(erasure_id, self.now, "{}"))
+
+        async def erased() -> Person:
+            return unordered(
+                await self.storage.erasures.erase(app, whom, record, now=self.now, by=SERVER)
+            )
+
+        self.same_outcome(erased, lambda: unordered(DictErasures(self, app).erase(whom)))
+
+    def subjects(self, app: AppId, names: Sequence[str]) -> list[bytes]:
+        """Return the subjects of names."""
+        uuid = "one" if app == min(self.expected) else "two"
+        return SUBJECTS.of(uuid, [self.keys[app]], names)
+
+    def forget_erased(self, app: AppId) -> None:
+        """Do as a follower does who is told of an erasure: ask who of those it knows was erased."""
+        ids = list(self.followed[app])
+        subjects = self.subjects(app, list(map(profile_name, ids)))
+        stones = self.run(lambda: self.storage.erasures.tombstones(app, subjects))
+        erased_at = {stone.subject: stone.erased_at for stone in stones}
+        for profile_id, subject in zip(ids, subjects, strict=True):
+            if self.followed[app][profile_id].created_at < erased_at.get(subject, 0):
+                del self.followed[app][profile_id]
+
     @rule(first=strategies.booleans(), limit=strategies.sampled_from([1, 2, 1000]))
     def follow(self, *, first: bool, limit: int) -> None:
         """Read on in the feed, and change the follower's copy accordingly."""
@@ -441,10 +552,15 @@ class StorageMachine(RuleBasedStateMachine):
         page = self.run(lambda: self.storage.changes(app, self.cursors[app], limit))
         self.cursors[app] = page.cursor
         for change in page.changes:
+            if change.action == "erased":
+                self.forget_erased(app)
+                continue
             before = self.followed[app].get(change.profile_id)
-            assert change.before(change.after(before)) == before
             after = change.after(before)
-            assert after == self.seen[app, change.profile_id, change.revision]
+            # One who was read before an erasure may have more, until its next change.
+            if before == self.seen.get((app, change.profile_id, change.revision - 1)):
+                assert change.before(after) == before
+                assert after == self.seen[app, change.profile_id, change.revision]
             if after is None:
                 del self.followed[app][change.profile_id]
             else:

@@ -2,7 +2,18 @@
 
 import click
 
-from knownas.cli import apps, copying, database, keys, load, master_key, profiles, serve
+from knownas.cli import (
+    apps,
+    copying,
+    database,
+    erasures,
+    keys,
+    load,
+    master_key,
+    profiles,
+    serve,
+    webhooks,
+)
 
 
 def main() -> None:
@@ -20,7 +31,10 @@ def main() -> None:
         profiles.get_identifiers,
         profiles.set_identifiers,
         profiles.profile_group,
+        webhooks.webhook_group,
         profiles.demo,
+        erasures.erase,
+        erasures.erasures_group,
         load.bench,
         database.migrate,
         database.check,

@@ -28,10 +28,15 @@ def copy(*, source: str, target: str, overwrite: bool, as_json: bool) -> None:
         async with bootstrap.two_storages(load_settings(source), load_settings(target)) as (
             from_storage,
             to_storage,
+            subjects,
         ):
             with progress_bar("Profiles") as progress:
                 return await copying.copy(
-                    from_storage, to_storage, overwrite=overwrite, progress=progress
+                    from_storage,
+                    to_storage,
+                    subjects=subjects,
+                    overwrite=overwrite,
+                    progress=progress,
                 )
 
     def run() -> None:
@@ -46,11 +51,18 @@ def copy(*, source: str, target: str, overwrite: bool, as_json: bool) -> None:
 
 def _line(app: AppCopy) -> str:
     done = f"{app.name}: {app.profiles:,} profiles, {app.keys} keys, {app.written:,} written"
+    if app.erased:
+        done += f", {app.erased:,} persons erased"
     if app.is_same:
         return f"{done}; both have the checksum {app.checksum}."
     if app.kept:
         return (
             f"{done}; NOT the same: {app.kept:,} profiles of the target are newer there, or only "
             "there. --overwrite gives them up."
+        )
+    if app.left_out:
+        return (
+            f"{done}; NOT the same: {app.left_out:,} profiles were erased in the target, or their "
+            "customer has another profile there; they are left out."
         )
     return f"{done}; NOT the same: the source has changed meanwhile. Run it again."

@@ -59,7 +59,11 @@ def backup(*, file: str, overwrite: bool, database: str | None, as_json: bool) -
     def run() -> None:
         with progress_bar("Backup") as progress:
             size = bootstrap.back_up(loaded.database, file, overwrite=overwrite, progress=progress)
-        _print_copied(file, size, as_json, f"Backed up to {file}")
+        emit(
+            {"file": file, "bytes": size},
+            as_json,
+            f"Backed up to {file}: {size:,} bytes, all is well.",
+        )
 
     telling_errors(run)
 
@@ -75,11 +79,13 @@ def restore(*, file: str, overwrite: bool, database: str | None, as_json: bool) 
 
     def run() -> None:
         with progress_bar("Restore") as progress:
-            size = bootstrap.restore(file, loaded.database, overwrite=overwrite, progress=progress)
-        _print_copied(file, size, as_json, f"Restored {file}")
+            size, replayed = bootstrap.restore(file, loaded, overwrite=overwrite, progress=progress)
+        persons = sum(one.persons for one in replayed)
+        emit(
+            {"file": file, "bytes": size, "erased": persons},
+            as_json,
+            f"Restored {file}: {size:,} bytes, all is well."
+            + (f"\nErased again, as the ledger has it: {persons:,}." if replayed else ""),
+        )
 
     telling_errors(run)
-
-
-def _print_copied(file: str, size: int, as_json: bool, done: str) -> None:  # noqa: FBT001 - as in emit
-    emit({"file": file, "bytes": size}, as_json, f"{done}: {size:,} bytes, all is well.")

@@ -19,12 +19,17 @@ def master_key_group() -> None:
 
 @master_key_group.command("create")
 @_file_argument
+@click.option("--if-missing", is_flag=True, help="Do nothing where FILE is there already.")
 @json_option
-def master_key_create(*, file: str, as_json: bool) -> None:
+def master_key_create(*, file: str, if_missing: bool, as_json: bool) -> None:
     """Make FILE, by default what KNOWNAS_MASTER_KEY_FILE names, with a new key."""
     path = _path(file)
 
     def run() -> None:
+        if if_missing and Path(path).exists():
+            key_ids = vault.Vault.open(path).key_ids
+            emit({"file": path, "key_id": key_ids[0]}, as_json, f"{path} is there already.")
+            return
         key_id = vault.create(path)
         emit(
             {"file": path, "key_id": key_id},

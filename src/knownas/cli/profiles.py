@@ -1,16 +1,17 @@
 """`knownas get`, `set`, `profile …` and `demo`: profiles and their identifiers."""
 
 import inspect
-import os
 import sys
 from collections.abc import Mapping
 from typing import Final
 
 import click
+import msgspec
 
 from knownas.cli.options import app_option, database_option, json_option, who_options
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import Failure, on_registry
+from knownas.cli.running import who as _who
 from knownas.errors import ValidationError
 from knownas.history import Source
 from knownas.lookups import Sought
@@ -19,11 +20,8 @@ from knownas.model import (
     KIND_NUMBER,
     KINDS,
     Profile,
-    ProfileRef,
-    clean_customer_user_id,
     clean_identifiers,
     clean_kind,
-    clean_profile_id,
     clean_value,
     identifiers_by_name,
     unknown_kinds,
@@ -212,6 +210,20 @@ async def profile_delete(  # noqa: PLR0913 - the options of the command
     _print_profile(await registry.delete_profile(app.id, who, by=_BY), as_json)
 
 
+@profile_group.command("export")
+@who_options
+@app_option
+@database_option
+@on_registry
+async def profile_export(
+    registry: Registry, *, customer: str | None, profile_id: str | None, app_name: str
+) -> None:
+    """Print all that is kept of a person, as JSON: for that person to see."""
+    app = await registry.app(app_name)
+    export = await registry.eraser.export(app, _who(customer, profile_id))
+    click.echo(msgspec.json.format(msgspec.json.encode(export), indent=2).decode())
+
+
 @click.command()
 @click.argument("count", type=click.IntRange(1))
 @click.option("--seed", type=int, default=1, show_default=True)
@@ -258,12 +270,3 @@ def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - a
 
 def _set_lines(values: Mapping[str, object]) -> list[str]:
     return [f"{name} = {value}" for name, value in values.items() if value is not None]
-
-
-def _who(customer: str | None, profile_id: str | None) -> ProfileRef:
-    if not customer and not profile_id:
-        raise Failure("Say whom: --customer ID or --profile UUID.")
-    return ProfileRef(
-        clean_customer_user_id(os.fsencode(customer), source="--customer") if customer else None,
-        clean_profile_id(profile_id, source="--profile") if profile_id else None,
-    )

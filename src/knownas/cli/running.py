@@ -11,6 +11,8 @@ import msgspec
 
 from knownas import bootstrap, load, settings
 from knownas.errors import KnownasError
+from knownas.ledger import LedgerError
+from knownas.model import ProfileRef, clean_customer_user_id, clean_profile_id
 from knownas.storage import StorageError
 from knownas.vault import VaultError
 
@@ -60,5 +62,21 @@ def telling_errors(action: Callable[[], None]) -> None:
     except KnownasError as error:
         lines = [f"{source}: {message}" if source else message for source, message in error.fields]
         raise Failure("; ".join(lines)) from None
-    except (StorageError, VaultError, load.LoadError, settings.SettingsError) as error:
+    except (
+        LedgerError,
+        StorageError,
+        VaultError,
+        load.LoadError,
+        settings.SettingsError,
+    ) as error:
         raise Failure(str(error)) from None
+
+
+def who(customer: str | None, profile_id: str | None) -> ProfileRef:
+    """Return whom the options of `who_options` name."""
+    if not customer and not profile_id:
+        raise Failure("Say whom: --customer ID or --profile UUID.")
+    return ProfileRef(
+        clean_customer_user_id(os.fsencode(customer), source="--customer") if customer else None,
+        clean_profile_id(profile_id, source="--profile") if profile_id else None,
+    )

@@ -65,8 +65,16 @@ async def _first_start(loaded: Settings, url: str) -> Registry | None:
     Any other is opened again by each process that serves, in an event loop of its own.
     """
     registry = bootstrap.open_registry(loaded, with_standby=True)
+    if registry.vault.key_ids:
+        registry.webhooks.sender()  # what is wrong with its certificates is told here, once
     is_temporary = loaded.database == bootstrap.TEMPORARY
     try:
+        for done in await registry.eraser.replay():
+            click.echo(
+                f"The ledger has {done.erasures} erasures of the app {done.app} that the database "
+                f"had not: {done.persons} persons are erased now.",
+                err=True,
+            )
         await _welcome(registry, url)
     finally:
         if not is_temporary:

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -22,14 +22,17 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
+from knownas.http import adapty, batch, erasures, feed, hooks, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
-from knownas.http.upkeep import keep_up
+from knownas.http.upkeep import keep_erasing, keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
 from knownas.storage import Storage
+
+if TYPE_CHECKING:
+    from knownas.webhooks.dispatcher import Dispatcher
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -99,6 +102,21 @@ ROUTES: Final = (
     Resource("/api/v1/batch/read/", POST=batch.read, body_limit=batch.BODY_LIMIT),
     Resource("/api/v1/batch/write/", POST=batch.write, body_limit=batch.BODY_LIMIT),
     Resource("/api/v1/changes/", GET=feed.get_changes),
+    Resource("/api/v1/profile/export/", GET=erasures.export_person),
+    Resource("/api/v1/erasures/", GET=erasures.get_erasures, POST=erasures.erase),
+    Resource("/api/v1/erasures/check/", POST=erasures.check, body_limit=erasures.BODY_LIMIT),
+    Resource("/api/v1/erasures/key/", GET=erasures.get_key),
+    Resource(
+        "/api/v1/webhooks/",
+        GET=hooks.get_webhooks,
+        POST=hooks.add_webhook,
+        PATCH=hooks.change_webhook,
+        DELETE=hooks.delete_webhook,
+    ),
+    Resource("/api/v1/webhooks/rotate/", POST=hooks.rotate_secret),
+    Resource("/api/v1/webhooks/test/", POST=hooks.test_webhook),
+    Resource("/api/v1/webhooks/deliveries/", GET=hooks.get_deliveries),
+    Resource("/api/v1/webhooks/replay/", POST=hooks.replay),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
@@ -235,22 +253,28 @@ def create_app(
     settings: Settings,
     shared: SharedMemory | None = None,
     *,
+    dispatcher: "Dispatcher | None" = None,
     new_request_id: Callable[[], bytes] | None = None,
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    With `shared` memory its metrics are those of all processes that have it. Request ids are
-    random unless `new_request_id` makes them.
+    The `dispatcher` delivers as long as it serves. With `shared` memory its metrics are those of
+    all processes that have it. Request ids are random unless `new_request_id` makes them.
     """
     metrics = Metrics([resource.path for resource in ROUTES], shared)
+    draining = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
-        beside = asyncio.create_task(keep_up(registry, settings.history_days))
+        beside = asyncio.gather(keep_up(registry, settings.history_days), keep_erasing(registry))
+        delivering = asyncio.create_task(dispatcher.run(draining)) if dispatcher else None
         yield
+        draining.set()  # where no connection was ever open, nobody else has
         beside.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await beside
+        if delivering is not None:
+            await delivering
         await registry.close()
 
     app = Application(
@@ -262,8 +286,8 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.guard = KeyGuard(settings.bad_keys_per_minute)
-    app.state.draining = asyncio.Event()
-    app.state.watch = feed.Watch(registry, app.state.draining)
+    app.state.draining = draining
+    app.state.watch = feed.Watch(registry, draining)
     app.state.rates = KeyRates()
     app.state.new_request_id = new_request_id or wire.RequestIds()
     return app

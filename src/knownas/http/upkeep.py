@@ -1,4 +1,4 @@
-"""What a server does beside the requests: it lets go of history that is kept long enough."""
+"""What a server does beside the requests: it lets go of old history, and of what was erased."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,12 @@ CHANGES_AT_ONCE: Final = 2_000
 """So few to a transaction that no write waits long for it."""
 
 PAUSE_SECONDS: Final = 0.05
+
+SHARED_SECONDS: Final = 1.0
+"""How long an erasure waits for others, to share the rest of the work with them."""
+
+LOOK_SECONDS: Final = 60.0
+"""How often it looks for what other processes, or failures, have left to do of erasures."""
 
 
 async def keep_up(registry: Registry, history_days: int, period: float = PERIOD_SECONDS) -> None:
@@ -37,3 +43,17 @@ async def prune(registry: Registry, history_days: int) -> int:
         total += pruned
         await asyncio.sleep(PAUSE_SECONDS)
     return total
+
+
+async def keep_erasing(registry: Registry) -> None:
+    """Do again and again what erasures wait for from this server, until it is cancelled."""
+    log = logs.get()
+    while True:
+        try:
+            await registry.eraser.finish_if_due()
+        except ServiceUnavailable:
+            log.warning("erasures_wait")
+        except Exception as error:  # noqa: BLE001 - it is tried again, whatever it is
+            log.error("erasures_wait", type=type(error).__name__, at=logs.place_of(error))  # noqa: TRY400 - a text of an error may name a person
+        await registry.eraser.wait(LOOK_SECONDS)
+        await asyncio.sleep(SHARED_SECONDS)

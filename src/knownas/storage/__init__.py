@@ -8,7 +8,9 @@ database never asks its own clock.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from knownas.deliveries import Webhooks
 from knownas.editing import Edit, Needs
+from knownas.erasures import Erasures
 from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
@@ -56,6 +58,16 @@ class Storage(Protocol):
 
     log_position: LogPosition | None
     """How far the log was after the last write here; None where no standby needs it."""
+
+    @property
+    def erasures(self) -> Erasures:
+        """Its part about persons, who can be erased."""
+        ...
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Where changes are sent, and what of that is still to do."""
+        ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
         """Return a profile's identifiers: the hot read.
@@ -125,6 +137,7 @@ class Storage(Protocol):
         *,
         now: int,
         create_as: ProfileId | None = None,
+        anew: bool = False,
         by: Source = SERVER,
     ) -> Awaitable[Profile]:
         """Replace a profile by `change(profile)` in one transaction and return what is kept.
@@ -142,6 +155,9 @@ class Storage(Protocol):
         and an anonymous one is bound to the customer of `ref`; raises ProfileConflict as
         `ProfileRef.settle_or_new` does, and Unauthorized when the app was deleted. Of
         simultaneous creates for one customer, one creates and the others change what it created.
+
+        An id and a customer that were erased are not found, and not created: ProfileNotFound. With
+        `anew` they are someone else's from then on.
         """
         ...
 
@@ -168,7 +184,7 @@ class Storage(Protocol):
         """Add many profiles in one transaction and return how many were new.
 
         A profile whose id or customer the app already has, be it that of a merged profile, is
-        left out. Each begins with revision
+        left out, and so is one of which either was erased. Each begins with revision
         1, or after the last one that its id had here. Raises Unauthorized when the app was
         deleted.
         """
@@ -201,8 +217,8 @@ class Storage(Protocol):
 
         It is one transaction, for as many as fit in memory. An id that is both gone and new is
         one change in the history. A profile that is not there needs
-        no deleting; one whose id or customer another one still has is left out. Raises
-        Unauthorized when the app was deleted.
+        no deleting; one whose id or customer another one still has, or that was erased, is
+        left out. Raises Unauthorized when the app was deleted.
         """
         ...
 
@@ -248,7 +264,9 @@ class Storage(Protocol):
     async def prune(self, *, now: int, before: int, limit: int) -> int:
         """Delete at most `limit` of the oldest changes from before a time, and count them.
 
-        With them go the answers that have expired.
+        With them go the answers that have expired, and the deliveries that were given up before
+        that time. A webhook that had not come so far goes on behind them; where it has missed
+        some of its app, that is noted with `now`.
         """
         ...
 

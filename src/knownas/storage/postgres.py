@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from knownas.editing import Edit, Needs
+from knownas.erasing import Subjects
 from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
@@ -31,15 +32,18 @@ from knownas.storage import (
     postgres_edit,
     postgres_lookups,
     postgres_schema,
+    postgres_webhooks,
 )
 from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
 from knownas.storage.postgres_edit import Job
+from knownas.storage.postgres_erasures import PostgresErasures
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
 from knownas.storage.postgres_state import Write
 from knownas.storage.postgres_writes import MAX_TRIES, write
+from knownas.vault import Vault
 
 T = TypeVar("T")
 
@@ -55,6 +59,8 @@ FEW_REFS: Final = 10
 """An edit that asks for more profiles has a transaction of its own."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
+WEBHOOK_WRITERS: Final = 1
+"""For what webhooks have written: made where there are any."""
 FOLLOWERS: Final = 1
 """For the history, the feed and what is counted: a long page keeps no other read waiting."""
 ASIDE: Final = 2
@@ -74,8 +80,18 @@ class PostgresStorage:
     has_standby = False
     log_position: LogPosition | None = None
 
-    def __init__(self, url: str, *, prepared: bool = True, seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        subjects: Subjects | None = None,
+        prepared: bool = True,
+        seconds: float = 5.0,
+    ) -> None:
         """Bring the schema of the database at `url` up to date.
+
+        `subjects` are those of erased persons; without them nobody new can come to an app that has
+        some: it raises FeatureNotConfigured.
 
         What is asked is answered, or fails with ServiceUnavailable, within `seconds`; only
         what may have to read or write a whole app has no such limit. `prepared` False is for a
@@ -83,12 +99,15 @@ class PostgresStorage:
         """
         self._target = Target(url, prepared=prepared)
         self._seconds = seconds
+        self._subjects = subjects or Subjects(Vault("", {}))
+        self.erasures = PostgresErasures(self._do)
         self.migrated = postgres_schema.migrate_to_newest(self._target, seconds=seconds)
         """The names of the schema steps that this opening applied."""
         self._readers = Links(self._target, READERS)
         self._lookers = Links(self._target, LOOKERS)
         self._writers = Links(self._target, WRITERS)
         self._followers = Links(self._target, FOLLOWERS)
+        self._webhook_writers = Links(self._target, WEBHOOK_WRITERS)
         self._identifiers: Gathering[reads.Question, Identifiers] = Gathering(
             self._readers, reads.identifiers, seconds
         )
@@ -116,15 +135,19 @@ class PostgresStorage:
         self._pages: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
             self._followers, _in_turn, seconds
         )
+        self._webhook_jobs: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
+            self._webhook_writers, _in_turn, seconds, at_once=1
+        )
+        self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
 
     async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
-        return await write(link, group)
+        return await write(link, group, self._subjects)
 
     async def _edit(self, link: Link, group: list[Job]) -> list[Any]:
-        return await postgres_edit.edit(link, group)
+        return await postgres_edit.edit(link, group, self._subjects)
 
     # --- profiles ---------------------------------------------------------------------------
 
@@ -174,10 +197,11 @@ class PostgresStorage:
         *,
         now: int,
         create_as: ProfileId | None = None,
+        anew: bool = False,
         by: Source = SERVER,
     ) -> asyncio.Future[Profile]:
         """See `Storage.change_profile`."""
-        return self._writes.put(Write(app, ref, change, now, create_as, by))
+        return self._writes.put(Write(app, ref, change, now, create_as, by, anew=anew))
 
     async def delete_profile(
         self,
@@ -195,7 +219,7 @@ class PostgresStorage:
         self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
     ) -> int:
         """See `Storage.add_profiles`."""
-        job, brought = postgres_bulk.Job(app, now, by), list(profiles)
+        job, brought = postgres_bulk.Job(app, now, by, self._subjects), list(profiles)
         return await self._do(lambda link: postgres_bulk.add(link, job, brought), long=True)
 
     async def profiles_after(
@@ -214,7 +238,7 @@ class PostgresStorage:
         by: Source = SERVER,
     ) -> int:
         """See `Storage.replace_profiles`."""
-        job, old, brought = postgres_bulk.Job(app, now, by), list(gone), list(new)
+        job, old, brought = postgres_bulk.Job(app, now, by, self._subjects), list(gone), list(new)
         return await self._do(
             lambda link: postgres_bulk.replace(link, job, old, brought), long=True
         )
@@ -260,7 +284,8 @@ class PostgresStorage:
 
         async def job(link: Link) -> int:
             await postgres_edit.prune_answers(link, now)
-            return await feed.prune(link, before, limit)
+            await postgres_webhooks.prune(link, before)
+            return await feed.prune(link, before, limit, now)
 
         return await self._do(job, long=True)
 
@@ -278,6 +303,10 @@ class PostgresStorage:
 
     async def _read(self, read: Callable[[Link], Awaitable[T]]) -> T:
         answer: T = await self._pages.put(read)
+        return answer
+
+    async def _write_for_webhooks(self, job: Callable[[Link], Awaitable[T]]) -> T:
+        answer: T = await self._webhook_jobs.put(lambda link: _insist(link, job))
         return answer
 
     # --- apps and keys ------------------------------------------------------------------------
@@ -351,6 +380,7 @@ class PostgresStorage:
         await self._lookers.close()
         await self._writers.close()
         await self._followers.close()
+        await self._webhook_writers.close()
         if self._jobs:
             await asyncio.wait(self._jobs)
 

@@ -15,7 +15,9 @@ from knownas.storage.rows import (
     to_key,
 )
 
-LOCK_APPS: Final = "SELECT id FROM apps WHERE id = any($1::integer[]) ORDER BY id FOR KEY SHARE"
+LOCK_APPS: Final = """
+SELECT id, uuid, has_erased FROM apps WHERE id = any($1::integer[]) ORDER BY id FOR KEY SHARE
+"""
 
 _INSERT_APP: Final = """
 INSERT INTO apps (uuid, name, created_at) VALUES ($1, $2, $3)

@@ -7,9 +7,9 @@ import asyncpg
 import msgspec
 
 from knownas.editing import Alias
+from knownas.erasing import Subjects
 from knownas.history import Source
 from knownas.model import AppId, Profile, ProfileId
-from knownas.storage.postgres_apps import refuse_deleted
 from knownas.storage.postgres_changes import (
     CHANGE_COLUMNS,
     OWN_TX,
@@ -32,6 +32,7 @@ from knownas.storage.postgres_reads import (
     id_name,
     locked_profiles,
 )
+from knownas.storage.postgres_tombstones import kept_out
 from knownas.storage.postgres_writes import (
     CLAIM_CUSTOMERS,
     CUSTOMER_COLUMNS,
@@ -71,6 +72,11 @@ _DELETE_APP: Final = (
     "DELETE FROM coverage WHERE app_id = $1",
     "DELETE FROM aliases WHERE app_id = $1",
     "DELETE FROM answers WHERE app_id = $1",
+    "DELETE FROM tombstones WHERE app_id = $1",
+    "DELETE FROM erasures WHERE app_id = $1",
+    "DELETE FROM erasure_keys WHERE app_id = $1",
+    "DELETE FROM webhooks WHERE app_id = $1",
+    "DELETE FROM deliveries WHERE app_id = $1",
 )
 
 
@@ -80,12 +86,14 @@ class Job(NamedTuple):
     app: AppId
     now: int
     by: Source
+    subjects: Subjects
 
 
 async def add(link: Link, job: Job, profiles: list[Profile]) -> int:
     """Add the profiles whose id and customer are both new, and return how many they were."""
     async with link.transaction():
-        await refuse_deleted(link, job.app)
+        erased = await kept_out(link, job.app, job.subjects, profiles)
+        profiles = [one for one in profiles if one.profile_id not in erased]
         added, tally = 0, Tally()
         for first in range(0, len(profiles), CHUNK):
             added += await _add(link, job, profiles[first : first + CHUNK], tally)
@@ -196,7 +204,8 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
     Raises Outrun when another transaction has taken an id or a customer meanwhile.
     """
     async with link.transaction():
-        await refuse_deleted(link, job.app)
+        erased = await kept_out(link, job.app, job.subjects, brought)
+        brought = [one for one in brought if one.profile_id not in erased]
         old, changed_in = await locked_profiles(link, {(job.app, one) for one in gone})
         taken = await _taken(link, job.app, brought)
         taken.customers.difference_update(one.customer_user_id or "" for one in old.values())
@@ -211,7 +220,7 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
         tally = Tally()
         noted = await tally.rows(link, _entries(job, old, new), changed_in)
         own = (await link.fetch(OWN_TX))[0][0]
-        await _delete(link, old)
+        await delete(link, old)
         try:
             await _copy(link, new, changed_in, own)
             await _copy_changes(link, noted, own)
@@ -222,7 +231,8 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
     return len(new)
 
 
-async def _delete(link: Link, profiles: Profiles) -> None:
+async def delete(link: Link, profiles: Profiles) -> None:
+    """Delete profiles with their customers and identifiers, and note nothing."""
     if profiles:
         await link.fetch(DELETE_PROFILES, *columns(sorted(profiles)))
     if customers := _customers(profiles):

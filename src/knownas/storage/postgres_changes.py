@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from knownas.editing import TakenBack
 from knownas.history import DAY_MS, Difference, Source, coverage_of, difference
 from knownas.model import AppId, Profile, ProfileId
 from knownas.storage import rows
@@ -26,8 +27,10 @@ OWN: Final = "(SELECT base + pg_current_xact_id()::text::bigint AS tx FROM feed)
 
 OWN_TX: Final = "SELECT base + pg_current_xact_id()::text::bigint FROM feed"
 
-ENDS: Final = "coalesce(json_typeof(difference::json -> 'n' -> 1) = 'null', false)"
-"""Whether a change is the end of its profile."""
+ENDS: Final = """(
+  coalesce(json_typeof(difference::json -> 'n' -> 1) = 'null', false)
+  OR difference::json -> 'e' IS NOT NULL)"""
+"""Whether a change is the end of its profile, or of no profile."""
 
 _LAST: Final = f"""
 SELECT a.number, last.*
@@ -38,11 +41,13 @@ CROSS JOIN LATERAL (
   ORDER BY c.revision DESC LIMIT 1) AS last
 """  # noqa: S608 - what ends is a constant
 INSERT_CHANGES: Final = f"""
-INSERT INTO changes (app_id, profile_id, revision, at, source, difference, tx)
-SELECT a.app_id, a.profile_id, a.revision, a.at, a.source, a.difference, greatest(a.tx, own.tx)
+INSERT INTO changes (app_id, profile_id, revision, at, source, difference, about, tx)
+SELECT a.app_id, a.profile_id, a.revision, a.at, a.source, a.difference, a.about,
+  greatest(a.tx, own.tx)
 FROM unnest(
-  $1::integer[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[])
-  AS a (app_id, profile_id, revision, at, source, difference, tx), {OWN} AS own
+  $1::integer[], $2::uuid[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[],
+  $8::bigint[])
+  AS a (app_id, profile_id, revision, at, source, difference, about, tx), {OWN} AS own
 ON CONFLICT DO NOTHING RETURNING 1
 """  # noqa: S608 - the number is a constant
 CHANGE_COLUMNS: Final = (
@@ -52,6 +57,7 @@ CHANGE_COLUMNS: Final = (
     "at",
     "source",
     "difference",
+    "about",
     "tx",
 )
 _HOLDERS: Final = """
@@ -90,7 +96,7 @@ Holding = tuple[AppId, int, str]
 Move = tuple[Holding | None, Holding | None]
 """What a profile has no longer, and what it has instead."""
 
-ChangeRow = tuple[AppId, ProfileId, int, int, str, str, int]
+ChangeRow = tuple[AppId, ProfileId, int, int, str, str, str | None, int]
 
 
 class Entry(NamedTuple):
@@ -101,6 +107,7 @@ class Entry(NamedTuple):
     after: Profile | None
     at: int
     by: Source
+    undoes: TakenBack | None = None
 
     @property
     def profile_id(self) -> ProfileId:
@@ -111,6 +118,12 @@ class Entry(NamedTuple):
     def revision(self) -> int:
         """The revision that comes with it: that of its end, too, is counted."""
         return self.after.revision if self.after else self._known().revision + 1
+
+    @property
+    def difference(self) -> Difference:
+        """What it changes, but for which identifiers others have already."""
+        takes_back = self.undoes.revision if self.undoes else 0
+        return difference(self.before, self.after, takes_back=takes_back)
 
     def _known(self) -> Profile:
         known = self.after or self.before
@@ -153,7 +166,7 @@ class Tally:
         It is to be called before any of it is written, with the `tx` of the last change of each
         profile that had one.
         """
-        differences = [difference(one.before, one.after) for one in entries]
+        differences = [one.difference for one in entries]
         shared = await self._count_holders(link, list(map(_moves, entries, differences)))
         for one in entries:
             for kind, change in coverage_of(one.before, one.after):
@@ -168,6 +181,7 @@ class Tally:
                 rows.from_difference(
                     msgspec.structs.replace(differs, shared=kinds) if kinds else differs
                 ),
+                rows.about(one.before, one.after, one.undoes),
                 changed_in.get((one.app, one.profile_id), 0),
             )
             for one, differs, kinds in zip(entries, differences, shared, strict=True)

@@ -11,8 +11,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from knownas.editing import Alias, Answer, Edit, Needs
-from knownas.history import Change, Source, difference
+from knownas.editing import Alias, Answer, Edit, Needs, TakenBack
+from knownas.erasing import Subjects
+from knownas.history import Change, Source
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.storage.postgres_changes import Entry
 from knownas.storage.postgres_errors import OUTRUN, Outrun
@@ -44,7 +45,7 @@ class Unknown(Exception):
         self.wanted = wanted
 
 
-async def edit(link: Link, group: list[Job]) -> list[Any]:
+async def edit(link: Link, group: list[Job], subjects: Subjects) -> list[Any]:
     """Make the edits in one transaction, and return what comes of each; an error is one to raise.
 
     One that raises fails alone. Raises Outrun when others were in the way too often, and what
@@ -55,7 +56,7 @@ async def edit(link: Link, group: list[Job]) -> list[Any]:
         wanted.add(job.app, job.needs)
     for _ in range(MAX_TRIES):
         with contextlib.suppress(*OUTRUN):
-            return await _try_to_edit(link, group, wanted, Held(busy))
+            return await _try_to_edit(link, group, wanted, Held(busy, subjects))
     raise Outrun
 
 
@@ -135,19 +136,26 @@ class PostgresEdit:
         )
 
     def put(
-        self, before: Profile | None, after: Profile, *, exclusive: Collection[int] = ()
+        self,
+        before: Profile | None,
+        after: Profile,
+        *,
+        exclusive: Collection[int] = (),
+        anew: bool = False,
+        undoes: TakenBack | None = None,
     ) -> Profile:
         """See `Edit.put`."""
-        if after == before:
+        if after == before and undoes is None:
             return after
         if before is None:
             self._state.refuse_deleted(self._app)
+        after = self._state.admit(self._app, before, after, self._now if anew else None)
         kept = msgspec.structs.replace(
             after,
             updated_at=max(self._now, before.updated_at if before else after.created_at),
             revision=self._state.next_revision(self._app, before, after.profile_id),
         )
-        self._state.replace(Entry(self._app, before, kept, kept.updated_at, self._by))
+        self._state.replace(Entry(self._app, before, kept, kept.updated_at, self._by, undoes))
         for kind in exclusive:
             value = kept.identifiers[kind]
             if value is not None:
@@ -172,8 +180,7 @@ class PostgresEdit:
         """See `Edit.change`."""
         for entry in reversed(self._state.entries):
             if (entry.app, entry.profile_id, entry.revision) == (self._app, profile_id, revision):
-                differs = difference(entry.before, entry.after)
-                return Change("", profile_id, revision, entry.at, entry.by, differs)
+                return Change("", profile_id, revision, entry.at, entry.by, entry.difference)
         key = (self._app, profile_id, revision)
         if key not in self._held.changes:
             raise Unknown(Wanted(changes={key}))

@@ -63,6 +63,15 @@ _PRUNED: Final = """
 UPDATE feed SET pruned_tx = $1, pruned_profile = $2, pruned_revision = $3
 WHERE (pruned_tx, pruned_profile, pruned_revision) < ($1, $2, $3)
 """
+_GO_PAST: Final = """
+UPDATE webhooks w SET at_tx = $1, at_profile = $2, at_revision = $3, lost_at = CASE
+  WHEN EXISTS (
+    SELECT tx FROM changes c WHERE c.app_id = w.app_id
+      AND (c.tx, c.profile_id, c.revision) > (w.at_tx, w.at_profile, w.at_revision)
+      AND (c.tx, c.profile_id, c.revision) <= ($1, $2, $3))
+  THEN $4 ELSE w.lost_at END
+WHERE (w.at_tx, w.at_profile, w.at_revision) < ($1, $2, $3)
+"""
 _PRUNE: Final = """
 DELETE FROM changes c USING unnest($1::integer[], $2::uuid[], $3::bigint[])
   AS a (app_id, profile_id, revision)
@@ -134,7 +143,7 @@ async def history(
     """
     asked = (app, profile_id, MAX_REVISION if before is None else before, limit)
     return [
-        _to_change(name, row, _before(rest))
+        to_change(name, row, _before(rest))
         for name, rest, *row in await link.fetch(_HISTORY, *asked)
     ]
 
@@ -149,7 +158,7 @@ async def changes(link: Link, app: AppId, cursor: str | None, limit: int) -> Cha
         # One from behind what there is was given before this server lost what was there.
         if name != own_name or place < pruned or place.tx > until:
             raise CursorExpired
-    told = [_to_change(own_name, row[6:]) for row in found if row[6] is not None]
+    told = [to_change(own_name, row[6:]) for row in found if row[6] is not None]
     if len(told) == limit:
         return ChangesPage(told, told[-1].cursor)
     return ChangesPage(told, max(place, _before(rest)).cursor(own_name))
@@ -161,10 +170,11 @@ async def end(link: Link) -> str:
     return _before(rest).cursor(name)
 
 
-async def prune(link: Link, before: int, limit: int) -> int:
+async def prune(link: Link, before: int, limit: int, now: int) -> int:
     """Delete at most `limit` of the oldest changes, and count them.
 
-    Of a transaction all changes go at once, unless they are more than `limit`.
+    Of a transaction all changes go at once, unless they are more than `limit`. A webhook that had
+    not come so far goes on behind them, and has it noted if it missed any.
     """
     async with link.transaction():
         found = await link.fetch(_OLDEST, limit + 1)
@@ -178,6 +188,7 @@ async def prune(link: Link, before: int, limit: int) -> int:
         gone = [row for row in gone if row[0] <= last]
         is_whole = len(found) <= limit or last < found[-1][0]
         place = max(_place(row) for row in gone) if is_whole else _up_to(last)
+        await link.fetch(_GO_PAST, *place, now)
         await link.fetch(_PRUNED, *place)
         keys = columns((app, profile_id, revision) for _, profile_id, revision, app, _ in gone)
         return len(await link.fetch(_PRUNE, *keys))
@@ -209,6 +220,16 @@ async def settle(link: Link) -> None:
     await link.fetch(_SETTLE, secrets.token_hex(6))
 
 
+def place_of(cursor: str) -> tuple[int, str, int]:
+    """Return the place that a cursor has, whichever feed it is of. Raises CursorExpired."""
+    return _parsed(cursor)[1]
+
+
+def cursor_of(name: str, tx: int, profile_id: Any, revision: int) -> str:  # noqa: ANN401 - asyncpg's own UUID
+    """Return the cursor of a place in the feed of this name."""
+    return _Place(tx, profile_id.hex, revision).cursor(name)
+
+
 def _parsed(cursor: str) -> tuple[str, _Place]:
     parts = _CURSOR.fullmatch(cursor)
     if parts is None:
@@ -222,7 +243,8 @@ def _place(row: Row) -> _Place:
     return _Place(tx, profile_id.hex, revision)
 
 
-def _to_change(name: str, row: Iterable[Any], rest: _Place | None = None) -> Change:
+def to_change(name: str, row: Iterable[Any], rest: _Place | None = None) -> Change:
+    """Return the change in a row; one that was not told yet has the place `rest` at most."""
     tx, profile_id, revision, *others = row
     place = _Place(tx, profile_id.hex, revision)
     cursor = (place if rest is None else min(place, rest)).cursor(name)

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from knownas.editing import MAX_HOLDERS, Alias, Answer, Needs
+from knownas.erasing import Subjects, Tombstone
 from knownas.history import Change
 from knownas.model import AppId, ProfileId
 from knownas.storage import postgres_lookups, rows
@@ -83,11 +84,13 @@ class Wanted(msgspec.Struct):
 class Held:
     """What a transaction has so far."""
 
-    def __init__(self, busy: set[ProfileKey]) -> None:
+    def __init__(self, busy: set[ProfileKey], subjects: Subjects) -> None:
         """Begin with nothing.
 
-        The first lock takes the `busy` profiles, too; what others are found to have is added.
+        The first lock takes the `busy` profiles, too; what others are found to have is added. By
+        the `subjects` it is known who was erased.
         """
+        self.subjects = subjects
         self._busy = busy
         self._has_locked = False
         self.customers: Customers = {}
@@ -107,6 +110,11 @@ class Held:
         self.answers: dict[AnswerKey, Answer | None] = {}
         self.changes: Changes = {}
         self.deleted_apps: set[AppId] = set()
+        self.erased: dict[AliasKey, list[Tombstone]] = {}
+        """Names under which nobody has begun anew."""
+        self.asked_erased: set[AliasKey] = set()
+        self.locked_erased: set[AppId] = set()
+        """Apps of which it cannot be told who was erased, since their key does not open."""
 
     async def learn(self, link: Link, wanted: Wanted) -> None:
         """Read and lock what is wanted, and where what is not there leads instead."""

@@ -128,6 +128,25 @@ class Link:
         """Stream rows into a table."""
         await self._held().copy_records_to_table(table, columns=columns, records=records)
 
+    async def told_by(self, statement: str, pattern: re.Pattern[str]) -> str | None:
+        """Run a statement outside of a transaction; return what it tells in the group of a pattern.
+
+        It is what the server says beside the answer, as by VERBOSE; None where it is not told.
+        """
+        found: list[str] = []
+
+        def listen(_connection: object, message: asyncpg.PostgresLogMessage) -> None:
+            text = f"{message.message}\n{getattr(message, 'detail', None) or ''}"
+            found.extend(pattern.findall(text))
+
+        held = self._held()
+        held.add_log_listener(listen)
+        try:
+            await held.execute(statement)
+        finally:
+            held.remove_log_listener(listen)
+        return found[0] if found else None
+
     async def execute(self, statements: str) -> None:
         """Run statements without values."""
         await self._held().execute(statements)

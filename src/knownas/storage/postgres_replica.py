@@ -11,6 +11,7 @@ is in every later timeline, too; a standby of an earlier one may follow a primar
 import asyncio
 from typing import Any, Final
 
+from knownas.erasing import Subjects
 from knownas.errors import KnownasError, ProfileConflict, ProfileNotFound
 from knownas.model import AppId, Identifiers, LogPosition, Profile, ProfileRef
 from knownas.storage import postgres_reads as reads
@@ -52,11 +53,12 @@ class ReplicatedStorage(PostgresStorage):
 
     has_standby = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - two databases
         self,
         url: str,
         *,
         standby: str,
+        subjects: Subjects | None = None,
         stale_reads: bool = False,
         prepared: bool = True,
         seconds: float = 5.0,
@@ -65,7 +67,7 @@ class ReplicatedStorage(PostgresStorage):
 
         With `stale_reads` the standby answers as well what names no position, as old as it is.
         """
-        super().__init__(url, prepared=prepared, seconds=seconds)
+        super().__init__(url, subjects=subjects, prepared=prepared, seconds=seconds)
         self._stale_reads = stale_reads
         target = Target(standby, prepared=prepared, role="standby")
         self._standby = Links(target, READERS)

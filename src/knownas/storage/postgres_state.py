@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from knownas.editing import Alias, Answer
-from knownas.errors import Unauthorized
+from knownas.erasing import LOCKED, new_names
+from knownas.errors import FeatureNotConfigured, ProfileNotFound, Unauthorized
 from knownas.history import Source
 from knownas.model import NO_IDENTIFIERS, AppId, Profile, ProfileId, ProfileRef
 from knownas.storage import postgres_reads as reads
@@ -35,6 +36,8 @@ class Write(NamedTuple):
     by: Source
     check: Callable[[Profile], None] | None = None
     """What may stop a deletion."""
+    anew: bool = False
+    """Whether an erased name may be someone else's from now on."""
 
 
 class State:
@@ -46,6 +49,8 @@ class State:
         self.profiles = dict(held.profiles)
         self.aliases: dict[AliasKey, Alias | None] = dict(held.aliases)
         self.answers: dict[AnswerKey, Answer | None] = dict(held.answers)
+        self.revived: dict[AliasKey, int] = {}
+        """Erased names under which others begin anew, and when."""
         self.claimed: dict[IdentifierKey, None] = {}
         """Identifiers that no other profile may have."""
         self.entries: list[Entry] = []
@@ -53,6 +58,7 @@ class State:
         self._revisions = dict(held.revisions)
         self._holders = {holding: dict.fromkeys(of) for holding, of in held.holders.items()}
         self._deleted_apps = held.deleted_apps
+        self._erased, self._locked_erased = held.erased, held.locked_erased
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
 
     # --- one profile --------------------------------------------------------------------------
@@ -87,6 +93,7 @@ class State:
         if (after.profile_id, after.customer_user_id) != (bound.profile_id, bound.customer_user_id):
             raise ValueError("A change must leave a profile's ids as they are.")
         if after != before:
+            after = self.admit(write.app, before, after, write.now if write.anew else None)
             after = msgspec.structs.replace(
                 after,
                 updated_at=max(write.now, bound.updated_at),  # the clock may have been put back
@@ -117,6 +124,29 @@ class State:
         """Raise Unauthorized where an app is known to be gone."""
         if app in self._deleted_apps:
             raise Unauthorized
+
+    def admit(
+        self, app: AppId, before: Profile | None, after: Profile, anew_at: int | None
+    ) -> Profile:
+        """Return the profile to write, where none of the names that are new to it was erased.
+
+        With `anew_at` it is someone else's from that time on, who begins no earlier than the
+        erasure. Raises ProfileNotFound; FeatureNotConfigured where that cannot be known.
+        """
+        names = [(app, name) for name in new_names(before, after)]
+        if names and app in self._locked_erased:
+            raise FeatureNotConfigured(LOCKED)
+        erased = [name for name in names if name in self._erased and name not in self.revived]
+        if not erased:
+            return after
+        if anew_at is None:
+            raise ProfileNotFound
+        for name in erased:
+            self._set(self.revived, name, anew_at)
+        if before is not None or after.created_at < anew_at:
+            return after  # it has begun before
+        erased_at = max(stone.erased_at for name in erased for stone in self._erased[name])
+        return msgspec.structs.replace(after, created_at=max(after.created_at, erased_at))
 
     def next_revision(self, app: AppId, before: Profile | None, profile_id: ProfileId) -> int:
         """Return the revision that follows: for a new profile that of its id's last end."""

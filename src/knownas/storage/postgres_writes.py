@@ -13,8 +13,11 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from knownas.editing import Alias, Answer
-from knownas.model import NO_IDENTIFIERS, Profile
+from knownas.erasing import Subjects, new_names
+from knownas.errors import FeatureNotConfigured
+from knownas.model import NO_IDENTIFIERS, AppId, Profile
 from knownas.storage import postgres_reads as reads
+from knownas.storage import postgres_tombstones as tombstones
 from knownas.storage import rows
 from knownas.storage.postgres_apps import LOCK_APPS
 from knownas.storage.postgres_changes import OWN, Tally, note
@@ -118,7 +121,9 @@ CUSTOMER_COLUMNS: Final = ("app_id", "customer_user_id", "profile_id")
 IDENTIFIER_COLUMNS: Final = ("app_id", "kind", "value", "profile_id")
 
 
-async def write(link: Link, group: list[Write]) -> list[Profile | BaseException]:
+async def write(
+    link: Link, group: list[Write], subjects: Subjects
+) -> list[Profile | BaseException]:
     """Make a group of writes in one transaction; one that cannot be made fails alone.
 
     Raises Outrun when others were in the way too often, and what asyncpg does.
@@ -126,7 +131,7 @@ async def write(link: Link, group: list[Write]) -> list[Profile | BaseException]
     busy: set[ProfileKey] = set()
     for attempt in range(MAX_TRIES):
         with contextlib.suppress(*OUTRUN):
-            return await _try_to_write(link, group, Held(busy), all_new=attempt > 0)
+            return await _try_to_write(link, group, Held(busy, subjects), all_new=attempt > 0)
     raise Outrun
 
 
@@ -145,7 +150,7 @@ async def _try_to_write(
         await held.find_revisions(link, _made_anew(group, all_new=all_new) - held.profiles.keys())
         state = State(held)
         answers = [state.outcome(one) for one in group]
-        if await refuse_growth(link, held, state):
+        while await refuse_growth(link, held, state):
             state = State(held)
             answers = [state.outcome(one) for one in group]
         await store(link, held, state, claims)
@@ -153,11 +158,37 @@ async def _try_to_write(
 
 
 async def refuse_growth(link: Link, held: Held, state: State) -> bool:
-    """Tell whether an app is gone that is to get a profile; keep the others from going."""
-    growing = {app for app, _ in state.made()}
-    living = {row[0] for row in await link.fetch(LOCK_APPS, sorted(growing))} if growing else set()
-    held.deleted_apps |= growing - living
-    return growing != living
+    """Tell whether an app is gone that is to get somebody new, or somebody new was erased.
+
+    What is not known of this is read; the apps that are there are kept from going.
+    """
+    new: dict[AppId, set[str]] = {}
+    for one in state.entries:
+        if one.after is not None and (names := new_names(one.before, one.after)):
+            new.setdefault(one.app, set()).update(names)
+    if not new:
+        return False
+    living = {row[0]: row[1:] for row in await link.fetch(LOCK_APPS, sorted(new))}
+    held.deleted_apps |= new.keys() - living.keys()
+    found = new.keys() != living.keys()
+    for app, (uuid, has_erased) in living.items():
+        asked = {(app, name) for name in new[app]} - held.asked_erased
+        if has_erased and asked:
+            found |= await _find_erased(link, held, app, uuid, asked)
+    return found
+
+
+async def _find_erased(link: Link, held: Held, app: AppId, uuid: str, asked: set[AliasKey]) -> bool:
+    """Find out which names of an app were erased, and tell whether that is news."""
+    held.asked_erased |= asked
+    names = sorted(name for _, name in asked)
+    try:
+        erased = await tombstones.erased_among(link, app, uuid, held.subjects, names)
+    except FeatureNotConfigured:
+        held.locked_erased.add(app)
+        return True
+    held.erased |= {(app, name): stones for name, stones in erased.items()}
+    return bool(erased)
 
 
 async def store(link: Link, held: Held, state: State, claims: Customers) -> None:
@@ -176,6 +207,14 @@ async def store(link: Link, held: Held, state: State, claims: Customers) -> None
     await _store_identifiers(link, held.profiles, state.profiles, state.claimed)
     await _store_aliases(link, held.aliases, state.aliases)
     await _store_answers(link, held.answers, state.answers)
+    await tombstones.revive(
+        link,
+        [
+            (name[0], stone.subject, at)
+            for name, at in state.revived.items()
+            for stone in held.erased[name]
+        ],
+    )
     await note(link, noted)
     await tally.write(link)
 

@@ -5,6 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
+from knownas.deliveries import Delivery, Failure, Webhook
+from knownas.editing import TakenBack
+from knownas.erasing import customer_name, profile_name
 from knownas.history import Change, Difference, Source
 from knownas.model import (
     NO_IDENTIFIERS,
@@ -28,11 +31,25 @@ KEY_COLUMNS: Final = (
 )
 """What `to_key` takes, of `api_keys k` and `apps a`."""
 
+WEBHOOK_COLUMNS: Final = (
+    "id, url, secrets, types, created_at, disabled_at, disabled_because, lost_at"
+)
+"""What `to_webhook` takes, and `from_webhook` gives."""
+
+DELIVERY_COLUMNS: Final = "revision, state, attempts, next_at, failed_at, failed_status, failure"
+"""What `to_delivery` takes, and `from_delivery` gives."""
+
 _decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
 _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
-_decode_difference = msgspec.json.Decoder(Difference).decode
+to_difference = msgspec.json.Decoder(Difference).decode
+_decode_types = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def as_json(value: object) -> str:
+    """Return a value as JSON."""
+    return _encode(value).decode()
 
 
 def from_identifiers(identifiers: Identifiers) -> str:
@@ -90,11 +107,21 @@ def from_difference(difference: Difference) -> str:
     return _encode(difference).decode()
 
 
+def about(before: Profile | None, after: Profile | None, undoes: TakenBack | None) -> str | None:
+    """Return the name of whom else an entry of the history tells, if of anybody."""
+    if undoes is not None:
+        return profile_name(undoes.source)
+    lost = before.customer_user_id if before else None
+    if lost is None or (after is not None and after.customer_user_id == lost):
+        return None
+    return customer_name(lost)
+
+
 def to_change(  # noqa: PLR0913, PLR0917 - the columns of a row
     cursor: str, profile_id: ProfileId, revision: int, at: int, source: str, text: str
 ) -> Change:
     """Return the change that stands in a row of `changes`."""
-    return Change(cursor, profile_id, revision, at, Source.of(source), _decode_difference(text))
+    return Change(cursor, profile_id, revision, at, Source.of(source), to_difference(text))
 
 
 def from_policies(policies: Policies) -> str | None:
@@ -118,3 +145,38 @@ def to_key(row: Iterable[Any]) -> ApiKey:
     """Return the key that stands in a row of `KEY_COLUMNS`."""
     key_id, key_type, label, created_at, expires_at, ended_at, rate, *app = row
     return ApiKey(key_id, to_app(app), key_type, label, created_at, expires_at, ended_at, rate)
+
+
+def from_webhook(webhook: Webhook) -> tuple[Any, ...]:
+    """Return a webhook in the order of `WEBHOOK_COLUMNS`."""
+    types = None if webhook.types is None else _encode(webhook.types).decode()
+    return (*webhook[:3], types, *webhook[4:])
+
+
+def to_webhook(row: Iterable[Any]) -> Webhook:
+    """Return the webhook of which `from_webhook` gave the row."""
+    webhook_id, url, secrets, types, *times = row
+    return Webhook(
+        webhook_id, url, secrets, None if types is None else _decode_types(types), *times
+    )
+
+
+def from_failure(failure: Failure | None) -> tuple[Any, ...]:
+    """Return a failure as three columns, all None where there was none."""
+    return (None, None, None) if failure is None else failure
+
+
+def to_failure(at: int | None, status: int | None, reason: str | None) -> Failure | None:
+    """Return what `from_failure` was given."""
+    return None if at is None or reason is None else Failure(at, status, reason)
+
+
+def from_delivery(delivery: Delivery) -> tuple[Any, ...]:
+    """Return all of a delivery but its profile, in the order of `DELIVERY_COLUMNS`."""
+    return (*delivery[1:5], *from_failure(delivery.failure))
+
+
+def to_delivery(profile_id: ProfileId, row: Iterable[Any]) -> Delivery:
+    """Return the delivery of which `from_delivery` gave the row."""
+    revision, state, attempts, next_at, *failure = row
+    return Delivery(profile_id, revision, state, attempts, next_at, to_failure(*failure))

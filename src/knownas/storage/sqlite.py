@@ -16,6 +16,7 @@ import apsw
 import msgspec
 
 from knownas.editing import Edit, Needs
+from knownas.erasing import Subjects
 from knownas.errors import KnownasError, ValidationError
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
@@ -36,6 +37,7 @@ from knownas.storage import (
     sqlite_check,
     sqlite_file,
     sqlite_profiles,
+    sqlite_webhooks,
 )
 from knownas.storage.rows import (
     APP_COLUMNS,
@@ -47,10 +49,13 @@ from knownas.storage.rows import (
 )
 from knownas.storage.sqlite_beside import ReaderBeside
 from knownas.storage.sqlite_checkpoint import Checkpoints
-from knownas.storage.sqlite_edit import SqliteEdit, prune_answers, refuse_deleted
+from knownas.storage.sqlite_edit import SqliteEdit, prune_answers
+from knownas.storage.sqlite_erasures import SqliteErasures
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
+from knownas.storage.sqlite_tombstones import Gate, admit, require_app
 from knownas.storage.sqlite_writer import GroupCommit
+from knownas.vault import Vault
 
 T = TypeVar("T")
 
@@ -76,6 +81,11 @@ _DELETE_APP: Final = (
     "DELETE FROM shared_identifiers WHERE app_id = ?",
     "DELETE FROM aliases WHERE app_id = ?",
     "DELETE FROM answers WHERE app_id = ?",
+    "DELETE FROM tombstones WHERE app_id = ?",
+    "DELETE FROM erasures WHERE app_id = ?",
+    "DELETE FROM erasure_keys WHERE app_id = ?",
+    "DELETE FROM webhooks WHERE app_id = ?",
+    "DELETE FROM deliveries WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
@@ -125,8 +135,18 @@ class SqliteStorage:
     has_standby = False
     log_position: LogPosition | None = None
 
-    def __init__(self, path: str | None, *, create: bool = True, vfs: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        subjects: Subjects | None = None,
+        create: bool = True,
+        vfs: str | None = None,
+    ) -> None:
         """Open the file at `path` and bring its schema up to date.
+
+        `subjects` are those of erased persons; without them nobody new can come to an app that has
+        some: it raises FeatureNotConfigured.
 
         `path` None is a private temporary database, gone at `close`. A file that is not there
         is made if `create` says so. `vfs` names the SQLite VFS through which all connections
@@ -135,6 +155,7 @@ class SqliteStorage:
         this program.
         """
         self._vfs = vfs
+        self._subjects = subjects or Subjects(Vault("", {}))
         self._folder = tempfile.mkdtemp(prefix="knownas-") if path is None else None
         self._path = path if path is not None else f"{self._folder}/knownas.db"
         self.migrated: list[str] = []
@@ -153,7 +174,9 @@ class SqliteStorage:
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
+        self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self._closed = False
+        self.erasures = SqliteErasures(self._path, self._writer, self._beside, self._read_aside)
 
     # --- profiles ---------------------------------------------------------------------------
 
@@ -252,9 +275,11 @@ class SqliteStorage:
         *,
         now: int,
         create_as: ProfileId | None = None,
+        anew: bool = False,
         by: Source = SERVER,
     ) -> asyncio.Future[Profile]:
         """See `Storage.change_profile`."""
+        anew_at = now if anew else None
 
         def work(connection: apsw.Connection) -> Profile:
             number: int | None
@@ -267,9 +292,10 @@ class SqliteStorage:
                     connection, app, ref, create_as, now
                 )
                 if number is None:
-                    refuse_deleted(connection, app)
+                    require_app(connection, app)
             after = change(bound)
             if after != before:
+                after = admit(connection, app, self._subjects, before, after, anew_at=anew_at)
                 if before is not None:
                     revision = before.revision + 1
                 elif ref.profile_id is not None:
@@ -304,8 +330,8 @@ class SqliteStorage:
         profiles = list(profiles)
 
         def work(connection: apsw.Connection) -> int:
-            refuse_deleted(connection, app)
-            return sqlite_profiles.add(connection, app, profiles, now, by)
+            gate = Gate(connection, app, self._subjects)
+            return sqlite_profiles.add(connection, app, gate, profiles, now, by)
 
         return await self._writer.run(work)
 
@@ -331,8 +357,8 @@ class SqliteStorage:
         """See `Storage.replace_profiles`."""
 
         def work(connection: apsw.Connection) -> int:
-            refuse_deleted(connection, app)
-            return sqlite_profiles.replace(connection, app, gone, new, now, by)
+            gate = Gate(connection, app, self._subjects)
+            return sqlite_profiles.replace(connection, app, gate, gone, new, now, by)
 
         return await self._writer.run(work)
 
@@ -347,7 +373,9 @@ class SqliteStorage:
     ) -> T:
         """See `Storage.edit`."""
         del needs  # to ask is cheap here
-        return await self._writer.run(lambda write: work(SqliteEdit(write, app, now, by)))
+        return await self._writer.run(
+            lambda write: work(SqliteEdit(write, app, self._subjects, now, by))
+        )
 
     # --- history, feed and counts ---------------------------------------------------------------
 
@@ -374,7 +402,8 @@ class SqliteStorage:
 
         def work(connection: apsw.Connection) -> int:
             prune_answers(connection, now)
-            return sqlite_changes.prune(connection, before, limit)
+            sqlite_webhooks.prune(connection, before)
+            return sqlite_changes.prune(connection, before, limit, now)
 
         return await self._writer.run(work, erases=True)
 
@@ -411,7 +440,7 @@ class SqliteStorage:
         """See `Storage.set_policies`."""
 
         def work(connection: apsw.Connection) -> None:
-            refuse_deleted(connection, app)
+            require_app(connection, app)
             connection.execute(_SET_POLICIES, (from_policies(policies), app))
 
         await self._writer.run(work)
@@ -437,7 +466,7 @@ class SqliteStorage:
         """See `Storage.add_key`."""
 
         def work(connection: apsw.Connection) -> None:
-            refuse_deleted(connection, app)
+            require_app(connection, app)
             if connection.execute(_KEY_EXISTS, (digest,)).get:
                 raise ValidationError("This key is in use here already.", source="key")
             connection.execute(_INSERT_KEY, from_key(app, key, digest))
@@ -464,7 +493,7 @@ class SqliteStorage:
         """See `Storage.put_keys`."""
 
         def work(connection: apsw.Connection) -> None:
-            refuse_deleted(connection, app)
+            require_app(connection, app)
             for key, digest in keys:
                 if not _changes(connection, _PUT_KEY, from_key(app, key, digest)):
                     raise ValidationError("Another app has this key already.", source="key")

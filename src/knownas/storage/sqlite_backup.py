@@ -45,8 +45,18 @@ def back_up(path: str, copy: str, *, overwrite: bool, progress: Progress) -> int
         return _copy(source, Path(copy), progress, overwrite=overwrite)
 
 
-def restore(copy: str, path: str, *, overwrite: bool, progress: Progress) -> int:
+def restore(
+    copy: str,
+    path: str,
+    *,
+    overwrite: bool,
+    progress: Progress,
+    prepare: Callable[[str], None] = lambda _name: None,
+) -> int:
     """Put the database in the file `copy` where one at `path` is looked for; return its bytes.
+
+    `prepare` is given the name of the new file before it is put there, and may change what is in
+    it; it leaves it closed.
 
     Raises StorageError when `copy` is no sound database of a schema that this program knows, when
     there is a database at `path` that is not to be overwritten, or a process has it open.
@@ -58,7 +68,13 @@ def restore(copy: str, path: str, *, overwrite: bool, progress: Progress) -> int
         closing(apsw.Connection(copy, flags=apsw.SQLITE_OPEN_READONLY)) as source,
     ):
         _require_known_schema(source, copy)
-        return _copy(source, Path(path), progress, overwrite=overwrite, begins_feed=True)
+        return _copy(
+            source,
+            Path(path),
+            progress,
+            overwrite=overwrite,
+            prepare=prepare,
+        )
 
 
 def _copy(
@@ -67,18 +83,21 @@ def _copy(
     progress: Progress,
     *,
     overwrite: bool,
-    begins_feed: bool = False,
+    prepare: Callable[[str], None] | None = None,
 ) -> int:
+    """Write a copy and put it in its place; one that is prepared is a restored database."""
     with _unused(target) if overwrite and target.exists() else nullcontext():
         descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.part-", dir=target.parent)
         try:
-            _write(source, name, progress, begins_feed=begins_feed)
+            _write(source, name, progress, begins_feed=prepare is not None)
+            if prepare is not None:
+                prepare(name)
             os.fsync(descriptor)
             size = os.fstat(descriptor).st_size
             _put(Path(name), target, overwrite=overwrite)
         finally:
             os.close(descriptor)
-            for ending in ("", *_BESIDE):
+            for ending in ("", *_BESIDE, "-reserve"):
                 Path(name + ending).unlink(missing_ok=True)
         _flush_folder(target.parent)
         return size

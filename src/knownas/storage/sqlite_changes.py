@@ -4,17 +4,19 @@ The writing ones run inside the transaction that changes a profile.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 import apsw
 
+from knownas.editing import TakenBack
 from knownas.errors import CursorExpired
 from knownas.history import (
     DAY_MS,
     Change,
     ChangesPage,
     CoverageDay,
+    Difference,
     Shared,
     Source,
     coverage_of,
@@ -25,8 +27,8 @@ from knownas.storage import rows
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
 
 _INSERT: Final = """
-INSERT INTO changes (app_id, profile_id, revision, at, source, difference)
-VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO changes (app_id, profile_id, revision, at, source, difference, about)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 _LAST_REVISION: Final = "SELECT max(revision) FROM changes WHERE app_id = ? AND profile_id = ?"
 _COUNT: Final = """
@@ -47,6 +49,13 @@ _END: Final = "SELECT coalesce(max(position), 0) FROM changes"
 _OLD: Final = """
 SELECT max(position) FROM (
   SELECT position, at FROM changes ORDER BY position LIMIT ?) WHERE at < ?
+"""
+_GO_PAST: Final = """
+UPDATE webhooks SET position = ?1, lost_at = iif(EXISTS (
+  SELECT 1 FROM changes c INDEXED BY changes_by_app
+  WHERE c.app_id = webhooks.app_id AND c.position > webhooks.position AND c.position <= ?1
+), ?2, lost_at)
+WHERE position < ?1
 """
 _PRUNE: Final = "DELETE FROM changes WHERE position <= ?"
 _PRUNED: Final = "UPDATE feed SET pruned = max(pruned, ?)"
@@ -69,6 +78,7 @@ class Entry(NamedTuple):
     after: Profile | None
     at: int
     shared: tuple[int, ...] = ()
+    undoes: TakenBack | None = None
 
 
 def next_revision(connection: apsw.Connection, app: AppId, profile_id: ProfileId) -> int:
@@ -81,15 +91,38 @@ def note(connection: apsw.Connection, app: AppId, entries: Iterable[Entry], by: 
     """Write what changed into the history, and count it."""
     source = by.text()
     counted: Counter[tuple[int, int]] = Counter()
-    for before, after, at, shared in entries:
+    for before, after, at, shared, undoes in entries:
         known = after or before
         if known is None:
             continue
         revision = after.revision if after else known.revision + 1
-        text = rows.from_difference(difference(before, after, shared))
-        connection.execute(_INSERT, (app, to_blob(known.profile_id), revision, at, source, text))
+        takes_back = undoes.revision if undoes else 0
+        text = rows.from_difference(difference(before, after, shared, takes_back))
+        about = rows.about(before, after, undoes)
+        connection.execute(
+            _INSERT, (app, to_blob(known.profile_id), revision, at, source, text, about)
+        )
         for kind, change in coverage_of(before, after):
             counted[at // DAY_MS, kind] += change
+    _count(connection, app, counted)
+
+
+def note_erasure(
+    connection: apsw.Connection, app: AppId, erasure_id: ProfileId, at: int, by: Source
+) -> None:
+    """Tell followers that a person was erased, and not who."""
+    revision = next_revision(connection, app, erasure_id)
+    text = rows.from_difference(Difference(erased=True))
+    connection.execute(_INSERT, (app, to_blob(erasure_id), revision, at, by.text(), text, None))
+
+
+def uncount(connection: apsw.Connection, app: AppId, gone: Profile, at: int) -> None:
+    """Count a profile as one less, of which no entry tells."""
+    counted = Counter({(at // DAY_MS, kind): change for kind, change in coverage_of(gone, None)})
+    _count(connection, app, counted)
+
+
+def _count(connection: apsw.Connection, app: AppId, counted: Counter[tuple[int, int]]) -> None:
     for (day, kind), change in counted.items():
         if change:
             connection.execute(_COUNT, (app, day, kind, change))
@@ -103,6 +136,14 @@ def history(
     below = MAX_REVISION if before is None else before
     values = (app, to_blob(profile_id), below, limit)
     return [_to_change(name, *row) for row in connection.execute(_HISTORY, values)]
+
+
+def change(
+    connection: apsw.Connection, app: AppId, profile_id: ProfileId, revision: int
+) -> Change | None:
+    """Return what made a revision of a profile, if the history still has it."""
+    found = history(connection, app, profile_id, revision + 1, 1)
+    return found[0] if found and found[0].revision == revision else None
 
 
 def changes(connection: apsw.Connection, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
@@ -125,11 +166,15 @@ def end(connection: apsw.Connection) -> str:
     return f"{name}-{max(pruned, connection.execute(_END).get)}"
 
 
-def prune(connection: apsw.Connection, before: int, limit: int) -> int:
-    """Delete at most `limit` of the oldest changes, none that is not older, and count them."""
+def prune(connection: apsw.Connection, before: int, limit: int, now: int) -> int:
+    """Delete at most `limit` of the oldest changes, none that is not older, and count them.
+
+    A webhook that had not come so far goes on behind them, and has it noted if it missed any.
+    """
     last = connection.execute(_OLD, (limit, before)).get
     if last is None:
         return 0
+    connection.execute(_GO_PAST, (last, now))
     connection.execute(_PRUNE, (last,))
     pruned = connection.changes()
     connection.execute(_PRUNED, (last,))
@@ -139,6 +184,18 @@ def prune(connection: apsw.Connection, before: int, limit: int) -> int:
 def rename(connection: apsw.Connection) -> None:
     """Make all cursors that were given so far those of another feed."""
     connection.execute(_RENAME)
+
+
+def cursors(connection: apsw.Connection) -> Callable[[int], str]:
+    """Return what makes a cursor of a position that a row has."""
+    name, _ = _feed(connection)
+    return lambda position: f"{name}-{position}"
+
+
+def position_of(connection: apsw.Connection, cursor: str) -> int:
+    """Return the position that a cursor of this feed has. Raises CursorExpired for another's."""
+    name, _ = _feed(connection)
+    return _position(cursor, name)
 
 
 def coverage(connection: apsw.Connection, app: AppId) -> list[CoverageDay]:

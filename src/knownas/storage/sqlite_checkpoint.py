@@ -12,6 +12,7 @@ just done nearly all of the work, the writer does the small rest between two of 
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 
 import apsw
@@ -69,6 +70,12 @@ class Checkpoints:
         """Bring the whole log into the database and cut it off, if other processes let it."""
         with self._using:
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    @contextlib.contextmanager
+    def none_meanwhile(self) -> Iterator[None]:
+        """Keep the thread from the log while the writer has a use for it."""
+        with self._using:
+            yield
 
     def close(self) -> None:
         """Empty the log, and close the connection."""

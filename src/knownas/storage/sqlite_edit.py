@@ -6,14 +6,18 @@ from typing import Final
 import apsw
 import msgspec
 
-from knownas.editing import MAX_HOLDERS, Alias, Answer
-from knownas.errors import Unauthorized
+from knownas.editing import MAX_HOLDERS, Alias, Answer, TakenBack
+from knownas.erasing import Subjects
 from knownas.history import Change, Source
 from knownas.lookups import Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
-from knownas.storage import sqlite_aliases, sqlite_changes, sqlite_profiles
+from knownas.storage import (
+    sqlite_aliases,
+    sqlite_changes,
+    sqlite_profiles,
+    sqlite_tombstones,
+)
 
-_APP_EXISTS: Final = "SELECT 1 FROM apps WHERE id = ?"
 _ANSWER: Final = """
 SELECT fingerprint, answer, expires_at FROM answers WHERE app_id = ? AND key = ?
 """
@@ -28,9 +32,12 @@ _PRUNE_ANSWERS: Final = "DELETE FROM answers WHERE expires_at <= ?"
 class SqliteEdit:
     """`knownas.editing.Edit` on a connection."""
 
-    def __init__(self, connection: apsw.Connection, app: AppId, now: int, by: Source) -> None:
+    def __init__(
+        self, connection: apsw.Connection, app: AppId, subjects: Subjects, now: int, by: Source
+    ) -> None:
         """Write into the transaction that the connection is in, at `now`, as `by`."""
         self._connection = connection
+        self._subjects = subjects
         self._app = app
         self._now = now
         self._by = by
@@ -41,14 +48,27 @@ class SqliteEdit:
         return by_customer and by_customer[1], by_id and by_id[1]
 
     def put(
-        self, before: Profile | None, after: Profile, *, exclusive: Collection[int] = ()
+        self,
+        before: Profile | None,
+        after: Profile,
+        *,
+        exclusive: Collection[int] = (),
+        anew: bool = False,
+        undoes: TakenBack | None = None,
     ) -> Profile:
         """See `Edit.put`; writers take turns, so there is nothing to claim."""
         del exclusive
-        if after == before:
+        if after == before and undoes is None:
             return after
+        after = sqlite_tombstones.admit(
+            self._connection,
+            self._app,
+            self._subjects,
+            before,
+            after,
+            anew_at=self._now if anew else None,
+        )
         if before is None:
-            refuse_deleted(self._connection, self._app)
             number = None
             revision = sqlite_changes.next_revision(self._connection, self._app, after.profile_id)
         else:
@@ -59,7 +79,7 @@ class SqliteEdit:
             updated_at=max(self._now, before.updated_at if before else after.created_at),
             revision=revision,
         )
-        sqlite_profiles.store(self._connection, self._app, number, before, kept, self._by)
+        sqlite_profiles.store(self._connection, self._app, number, before, kept, self._by, undoes)
         return kept
 
     def remove(self, profile: Profile) -> int:
@@ -76,8 +96,7 @@ class SqliteEdit:
 
     def change(self, profile_id: ProfileId, revision: int) -> Change | None:
         """See `Edit.change`."""
-        found = sqlite_changes.history(self._connection, self._app, profile_id, revision + 1, 1)
-        return found[0] if found and found[0].revision == revision else None
+        return sqlite_changes.change(self._connection, self._app, profile_id, revision)
 
     def alias(self, name: str) -> Alias | None:
         """See `Edit.alias`."""
@@ -100,9 +119,3 @@ class SqliteEdit:
 def prune_answers(connection: apsw.Connection, now: int) -> None:
     """Delete the answers that nobody gets any more."""
     connection.execute(_PRUNE_ANSWERS, (now,))
-
-
-def refuse_deleted(connection: apsw.Connection, app: AppId) -> None:
-    """Raise Unauthorized when the app is gone, and with it the key of whoever still writes."""
-    if connection.execute(_APP_EXISTS, (app,)).get is None:
-        raise Unauthorized

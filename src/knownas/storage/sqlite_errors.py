@@ -12,6 +12,7 @@ _PASSING = (
     apsw.CantOpenError,
     apsw.FullError,
     apsw.IOError,
+    apsw.InterruptError,
     apsw.LockedError,
     apsw.NoMemError,
     apsw.ReadOnlyError,

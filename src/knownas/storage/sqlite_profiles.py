@@ -9,7 +9,7 @@ from typing import Any, Final
 import apsw
 import msgspec
 
-from knownas.editing import alias_names
+from knownas.editing import TakenBack, alias_names
 from knownas.errors import KnownasError, ProfileNotFound
 from knownas.history import Source
 from knownas.lookups import Holder, Holders, Place, Sought
@@ -26,6 +26,7 @@ from knownas.storage import rows, sqlite_aliases
 from knownas.storage.rows import to_identifiers
 from knownas.storage.sqlite_changes import Entry, next_revision, note
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
+from knownas.storage.sqlite_tombstones import Gate
 
 _IDENTIFIERS_BY_CUSTOMER: Final = """
 SELECT p.identifiers FROM customers c CROSS JOIN profiles p ON p.number = c.profile
@@ -153,12 +154,13 @@ def delete(  # noqa: PLR0913, PLR0917 - whom, when, by whom, and if
     number, profile = settle(connection, app, ref)
     if check is not None:
         check(profile)
-    _remove(connection, app, number, profile)
+    take_out(connection, app, number, profile)
     note(connection, app, [Entry(profile, None, max(now, profile.updated_at))], by)
     return profile
 
 
-def _remove(connection: apsw.Connection, app: AppId, number: int, profile: Profile) -> None:
+def take_out(connection: apsw.Connection, app: AppId, number: int, profile: Profile) -> None:
+    """Delete a profile's rows, and note nothing."""
     connection.execute(_DELETE_PROFILE, (number,))
     if profile.customer_user_id is not None:
         connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
@@ -250,6 +252,7 @@ def _to_holder(row: Row) -> Holder:
 def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     connection: apsw.Connection,
     app: AppId,
+    gate: Gate,
     gone: Iterable[ProfileId],
     new: Iterable[Profile],
     now: int,
@@ -260,9 +263,9 @@ def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     for profile_id in gone:
         if found := _by_id(connection, app, profile_id):
             number, profile = found
-            _remove(connection, app, number, profile)
+            take_out(connection, app, number, profile)
             old[profile_id] = profile
-    return add(connection, app, new, now, by, old)
+    return add(connection, app, gate, new, now, by, old)
 
 
 def look_up(
@@ -333,6 +336,7 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
     before: Profile | None,
     after: Profile,
     by: Source,
+    undoes: TakenBack | None = None,
 ) -> None:
     """Write what differs between `before` and `after`, in all tables, and note it."""
     row = _to_row(app, after)
@@ -352,12 +356,13 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
     shared = _index(
         connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
     )
-    note(connection, app, [Entry(before, after, after.updated_at, shared)], by)
+    note(connection, app, [Entry(before, after, after.updated_at, shared, undoes)], by)
 
 
 def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     connection: apsw.Connection,
     app: AppId,
+    gate: Gate,
     profiles: Iterable[Profile],
     now: int,
     by: Source,
@@ -365,11 +370,13 @@ def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
 ) -> int:
     """Add the profiles whose id and customer are both new, and return how many they were.
 
+    The gate keeps out those that were erased.
+
     `old` profiles were deleted just before; it is noted what became of them.
     """
     connection.execute(_ADDING_CACHE)
     try:
-        added = _add(connection, app, profiles, old)
+        added = _add(connection, app, gate, profiles, old)
     finally:
         connection.execute(_USUAL_CACHE)
     shared = _index_all(connection, app, added)
@@ -393,6 +400,7 @@ def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
 def _add(
     connection: apsw.Connection,
     app: AppId,
+    gate: Gate,
     profiles: Iterable[Profile],
     old: Mapping[ProfileId, Profile],
 ) -> list[tuple[int, Profile]]:
@@ -401,7 +409,7 @@ def _add(
     has_merged = sqlite_aliases.any_of(connection, app)
     for profile in profiles:
         profile_id = profile.profile_id
-        if has_merged and _was_merged(connection, app, profile):
+        if (has_merged and _was_merged(connection, app, profile)) or gate.keeps_out(profile):
             continue
         revision = (
             old[profile_id].revision + 1

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import apsw
@@ -26,10 +26,15 @@ MAX_WAITING: Final = 10_000
 """Writes that may wait for a commit; one more is refused with ServiceUnavailable."""
 
 
+_INTERRUPT_SECONDS: Final = 0.05
+_STOPPING: Final = "The server is stopping; send the same request again."
+
+
 class _Write(NamedTuple):
     work: Callable[[apsw.Connection], Any]
     erases: bool
     future: asyncio.Future[Any]
+    alone: bool = False
 
 
 _Answer = tuple[_Write, object]
@@ -63,6 +68,7 @@ class GroupCommit:
         self._inbox: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
         self._waiting = 0
         self._closed = False
+        self._is_alone = False
         self._thread = threading.Thread(target=self._run, name="knownas-writer", daemon=True)
         self._thread.start()
 
@@ -80,8 +86,20 @@ class GroupCommit:
         the write. Raises ServiceUnavailable when too many writes wait already, or the writer is
         closed.
         """
+        return self._take(work, erases=erases, alone=False)
+
+    def run_alone(self, work: Callable[[apsw.Connection], T]) -> asyncio.Future[T]:
+        """Have `work` run between two groups, in no transaction; all other writes wait for it.
+
+        `close` breaks it off. Raises as `run`.
+        """
+        return self._take(work, erases=False, alone=True)
+
+    def _take(
+        self, work: Callable[[apsw.Connection], T], *, erases: bool, alone: bool
+    ) -> asyncio.Future[T]:
         if self._closed:
-            raise ServiceUnavailable("The server is stopping; send the same request again.")
+            raise ServiceUnavailable(_STOPPING)
         if self._waiting >= MAX_WAITING:
             raise ServiceUnavailable("Too many writes are waiting; send it again.")
         loop = asyncio.get_running_loop()
@@ -89,7 +107,7 @@ class GroupCommit:
             self.hand_over()  # what a loop that is gone left behind
             self._turn_of = loop
             loop.call_soon(self.hand_over)
-        write = _Write(work, erases, loop.create_future())
+        write = _Write(work, erases, loop.create_future(), alone)
         self._this_turn.append(write)
         self._waiting += 1
         return write.future
@@ -104,7 +122,10 @@ class GroupCommit:
         """Finish the writes that were handed over, then close the database."""
         self._closed = True
         self._inbox.put(None)
-        self._thread.join()
+        while self._thread.is_alive():
+            if self._is_alone:
+                self._connection.interrupt()
+            self._thread.join(_INTERRUPT_SECONDS)
         self._connection.close()
         self._checkpoints.close()
         self._reserve.close()
@@ -118,13 +139,36 @@ class GroupCommit:
                 more = self._inbox.get()
                 last = more is None
                 group += more or []
-            by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
-            for write, outcome in zip(group, self._commit(group), strict=True):
-                by_loop.setdefault(write.future.get_loop(), []).append((write, outcome))
-            for loop, answers in by_loop.items():
-                with contextlib.suppress(RuntimeError):  # it is gone, and with it whoever waited
-                    loop.call_soon_threadsafe(self._settle, answers)
+            alone = [write for write in group if write.alone]
+            if alone:
+                group = [write for write in group if not write.alone]
+            if group:
+                self._answer(zip(group, self._commit(group), strict=True))
             self._checkpoints.between_groups()
+            for write in alone:
+                self._answer([(write, self._do_alone(write))])
+
+    def _answer(self, answers: Iterable[_Answer]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+        for write, outcome in answers:
+            by_loop.setdefault(write.future.get_loop(), []).append((write, outcome))
+        for loop, its_own in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # it is gone, and with it whoever waited
+                loop.call_soon_threadsafe(self._settle, its_own)
+
+    def _do_alone(self, write: _Write) -> object:
+        """Do what no transaction is to be open for, and return its outcome."""
+        self._is_alone = True
+        try:
+            if self._closed:
+                return ServiceUnavailable(_STOPPING)
+            self._roll_back()
+            with self._checkpoints.none_meanwhile():
+                return write.work(self._connection)
+        except BaseException as error:  # noqa: BLE001 - the thread lives on whatever happens
+            return translated(error)
+        finally:
+            self._is_alone = False
 
     def _commit(self, group: list[_Write]) -> list[object]:
         """Run a group in one transaction, or what of it can be done, and return its outcomes."""
