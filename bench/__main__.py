@@ -10,7 +10,7 @@ import click
 
 from bench import cpu, databases, layouts, machine, page, postgres, results, wrk
 from bench.contenders import CONTENDERS, Contender
-from bench.loads import LOADS, OVER_POSTGRES
+from bench.loads import LOADS, LOOKUPS, OVER_POSTGRES
 from bench.results import OverPostgres, Results
 from bench.rounds import OURS, Rounds, say
 
@@ -21,7 +21,7 @@ DISK_IDENTIFIERS: Final = 6
 PEERS: Final = tuple(one.name for one in CONTENDERS[1:])
 PARTS: Final = (
     *(load.name for load in LOADS),
-    *("growth", "cpu", "disk", "layouts", "keys", "postgres"),
+    *("lookups", "growth", "cpu", "disk", "layouts", "keys", "postgres"),
 )
 
 
@@ -144,6 +144,8 @@ def _measure(
     folder.mkdir()
     made = {size: databases.made(work, size) for size in profiles}
     rounds = Rounds(work, folder, found)
+    if "lookups" in parts:
+        rounds.compare(made[found.main_profiles], [OURS], LOOKUPS, with_cpu=False)
     loads = [load for load in LOADS if load.name in parts]
     if loads or "cpu" in parts:
         main_database = made[found.main_profiles]

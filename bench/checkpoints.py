@@ -3,8 +3,8 @@
     python bench/checkpoints.py --against ../before/src
 
 Runs `knownas serve` of this source, and of each that --against names, in short turns, each on a
-fresh copy of the same database, and prints per version the median over the turns of requests/s
-and of latencies, with the longest log that was seen.
+fresh copy of a database that it made itself, and prints per version the median over the turns of
+requests/s and of latencies, with the longest log that was seen.
 """
 
 import argparse
@@ -92,12 +92,14 @@ def main() -> None:
     sources = [HERE, *(source.resolve() for source in options.against)]
     turns: dict[Path, list[Turn]] = {source: [] for source in sources}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        original = Path(folder) / "original.db"
-        key = make_database(original, options.profiles)
-        requests = [post(key, number) for number in range(options.profiles)]
+        made = {}
+        for number, source in enumerate(sources):
+            original = Path(folder) / f"original-{number}.db"
+            key = make_database(source, original, options.profiles)
+            made[source] = original, [post(key, number) for number in range(options.profiles)]
         for number in range(options.turns):
             for source in sources:
-                turn = run_turn(source, original, requests, options)
+                turn = run_turn(source, *made[source], options)
                 turns[source].append(turn)
                 print(f"turn {number + 1}, {source}: {turn}", file=sys.stderr, flush=True)
     medians = {
@@ -114,8 +116,8 @@ def main() -> None:
         print(f"{rate:8,.0f} {times}  {log_mib:7.1f}  {name}")
 
 
-def make_database(path: Path, profiles: int) -> str:
-    """Make a database of demo profiles and return a key to it."""
+def make_database(source: Path, path: Path, profiles: int) -> str:
+    """Have one version make a database of demo profiles, and return a key to it."""
     for arguments in (
         ["migrate"],
         ["app", "create", "default"],
@@ -123,7 +125,7 @@ def make_database(path: Path, profiles: int) -> str:
         ["key", "create", "--json"],
     ):
         output = subprocess.check_output(
-            [sys.executable, "-m", "knownas", *arguments], env=environment(HERE, path)
+            [sys.executable, "-m", "knownas", *arguments], env=environment(source, path)
         )
     key: str = json.loads(output)["key"]
     return key

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 import msgspec
 
+from bench import lookups
 from bench.databases import Database, Target
 from bench.servers import HOST, Running, free_port
 from knownas.http.wire import identifiers_body
@@ -191,7 +192,7 @@ NGINX: Final = Contender(
 )
 
 CONTENDERS: Final = (
-    Contender(name="knownas", title="knownas", loads=ALL, start=knownas),
+    Contender(name="knownas", title="knownas", loads=ALL | lookups.KINDS, start=knownas),
     NGINX,
     Contender(
         name="redis_webdis",

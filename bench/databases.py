@@ -20,7 +20,7 @@ import msgspec
 
 from bench.results import Disk
 from knownas import demo
-from knownas.model import NO_IDENTIFIERS, Profile
+from knownas.model import KINDS, NO_IDENTIFIERS, Profile
 from knownas.storage import migrate
 from knownas.storage.sqlite import SqliteStorage
 from knownas.storage.sqlite_file import PAGE_BYTES
@@ -39,6 +39,8 @@ class Target(NamedTuple):
 
     customer: str
     profile_id: str
+    identifier: tuple[str, str] | None
+    """Kind and value of its first identifier that is set."""
 
 
 class Database(NamedTuple):
@@ -57,15 +59,20 @@ class Database(NamedTuple):
 
     def targets(self) -> list[Target]:
         """Return customers drawn evenly from all, always the same ones."""
-        with_customer = "SELECT customer_user_id, profile_id FROM profiles WHERE number = ?"
+        by_number = """
+        SELECT customer_user_id, profile_id, identifiers FROM profiles WHERE number = ?
+        """
         count = min(self.profiles, MAX_TARGETS)
         numbers = random.Random(_SEED).sample(range(1, self.profiles + 1), count)
         connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
         found = []
         for number in numbers:
-            for customer, blob in connection.execute(with_customer, (number,)):
+            for customer, blob, identifiers in connection.execute(by_number, (number,)):
                 if customer is not None:
-                    found.append(Target(customer, _to_text(blob)))
+                    values: list[str | None] = json.loads(identifiers)
+                    given = zip(KINDS, values, strict=False)  # the nulls at its end are left out
+                    first = next(((kind.name, value) for kind, value in given if value), None)
+                    found.append(Target(customer, _to_text(blob), first))
         connection.close()
         return found
 

@@ -1,9 +1,10 @@
 """The loads: whole HTTP requests, made before wrk sends them."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from bench import lookups
 from bench.contenders import PATH, Contender
 from bench.databases import Database, Target
 from knownas import keys
@@ -49,14 +50,23 @@ OVER_POSTGRES: Final = (
     Load("post over PostgreSQL", "POST of three values", connections=(64, 256), writes=True),
 )
 
+GET_BESIDE, FIND, READ, BATCH = LOOKUPS = (
+    Load("get beside look-ups", "GET by customer"),
+    Load("find", "GET of the profiles with an identifier"),
+    Load("read", "GET of a whole profile by customer"),
+    Load("batch", "POST of a batch of 100 such reads"),
+)
+
 
 def requests(
-    load: Load, contender: Contender, database: Database, targets: Iterable[Target]
+    load: Load, contender: Contender, database: Database, targets: Sequence[Target]
 ) -> bytes:
     """Return the requests of a load on a server, in the form that `wrk.lua` reads."""
     key = keys.mint("secret") if load.kind == "unauthorized" else database.key
     rng = random.Random(_SEED)
     made: list[bytes] = []
+    if load.kind in lookups.KINDS:
+        return b"\0".join(lookups.requests(load.kind, key, targets))
     for target in targets:
         match load.kind:
             case "profile":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from bench import plots, results, sections, tables
 from bench.contenders import CONTENDERS
-from bench.reach import GOALS, OURS
+from bench.reach import GOALS, GOALS_OF_LOOKUPS, OURS
 from bench.results import Results
 from bench.servers import ROOT
 
@@ -35,6 +35,7 @@ def write(found: Results) -> None:
         "latency": sections.latency,
         "other loads": sections.other_loads,
         "writes": sections.writes,
+        "lookups": sections.lookups,
         "growth": sections.growth,
         "microseconds": _microseconds,
         "memory": _memory,
@@ -55,7 +56,10 @@ def write(found: Results) -> None:
 
 def summary(found: Results) -> str:
     """Return the table of what is to be reached."""
-    return _reach(found)
+    text = _reach(found)
+    if any(goal.measure(found) for goal in GOALS_OF_LOOKUPS):
+        text += f"\n{sections.lookups(found)}"
+    return text
 
 
 # --- sections -------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 from bench import results
 from bench.contenders import CONTENDERS
-from bench.loads import OVER_POSTGRES
+from bench.loads import BATCH, FIND, GET_BESIDE, OVER_POSTGRES, READ, Load
+from bench.lookups import BATCH_SIZE
 from bench.results import Results, Spread
 
 OURS: Final = CONTENDERS[0].name
@@ -70,6 +71,26 @@ def _p99_to(peer: str, load: str) -> Callable[..., Measured | None]:
     def measure(found: Results) -> Measured | None:
         ours, theirs = found.of(load, OURS), found.of(load, peer)
         return Measured(results.ratio(ours, theirs, results.p99_ms)) if ours and theirs else None
+
+    return measure
+
+
+def _to_load(load: Load, other: Load, *, times: int = 1) -> Callable[..., Measured | None]:
+    """Return what compares our rates at two loads, each answer of the first counted `times`."""
+
+    def measure(found: Results) -> Measured | None:
+        this, that = found.of(load.name, OURS), found.of(other.name, OURS)
+        if not this or not that:
+            return None
+        if results.is_load_bound(this) or results.is_load_bound(that):
+            found_ratio = results.ratio(that, this, results.cpu_us)
+            note = "by CPU time: the load's core was busy"
+        else:
+            found_ratio, note = results.ratio(this, that, results.rate), ""
+        median, low, high = (
+            times * value for value in (found_ratio.median, found_ratio.low, found_ratio.high)
+        )
+        return Measured(Spread(median, low, high), note)
 
     return measure
 
@@ -150,3 +171,11 @@ GOALS_OVER_POSTGRES: Final = (
     ),
 )  # fmt: skip
 """With PostgreSQL on the load's core."""
+
+GOALS_OF_LOOKUPS: Final = (
+    Goal("reverse look-up, to GET by customer", 0.5, 0.5, _to_load(FIND, GET_BESIDE)),
+    Goal(
+        f"profiles a second in batches of {BATCH_SIZE}, to one by one",
+        10, 10, _to_load(BATCH, READ, times=BATCH_SIZE), "×",
+    ),
+)  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import click
 import msgspec
 
-from bench import cpu, key_timing, results, wrk
+from bench import cpu, key_timing, lookups, results, wrk
 from bench.contenders import CONTENDERS, PATH, Contender, Site
 from bench.databases import Database, Target
 from bench.loads import LOADS, Load, requests, written
@@ -58,6 +58,8 @@ class Rounds:
                 if one is OURS or one.loads & wanted
             ]
             _check(started, targets[0])
+            if wanted & lookups.KINDS:
+                lookups.check(started[0].running, started[0].database.key, targets)
             for one in started:
                 self._warm_up(one, targets)
             for load in loads:

@@ -5,8 +5,9 @@ from typing import Final
 
 from bench import plots, postgres, results, tables
 from bench.contenders import CONTENDERS
-from bench.loads import LOADS, OVER_POSTGRES, Load
-from bench.reach import GOALS_OVER_POSTGRES, OURS, Goal, Measured
+from bench.loads import BATCH, LOADS, LOOKUPS, OVER_POSTGRES, Load
+from bench.lookups import BATCH_SIZE
+from bench.reach import GOALS_OF_LOOKUPS, GOALS_OVER_POSTGRES, OURS, Goal, Measured
 from bench.results import Results, Run
 
 _TITLES: Final = {one.name: one.title for one in CONTENDERS}
@@ -249,6 +250,32 @@ def growth(found: Results) -> str:
     head = ("profiles", "requests/s", "to the smallest", "µs CPU a request", "p99 ms")
     table = tables.table(head, map(row, sizes), right=range(5))
     return f"{tables.image('growth', 'Growth')}\n{table}{_footnote(found, ['growth'])}"
+
+
+def lookups(found: Results) -> str:
+    """Return how profiles are found by an identifier, and read many at once."""
+    measured = [load for load in LOOKUPS if found.of(load.name, OURS)]
+    if not measured:
+        return tables.NOTHING
+
+    def row(load: Load) -> Sequence[str]:
+        runs = found.of(load.name, OURS)
+        profiles = BATCH_SIZE if load is BATCH else 1
+        return (
+            load.title + tables.dagger(runs),
+            tables.rates(runs),
+            f"{results.over(runs, results.rate).median * profiles:,.0f}",
+            tables.short(results.over(runs, results.cpu_us).median / profiles),
+            *(
+                f"{results.over(runs, figure).median:.2f}"
+                for figure in (results.p50_ms, results.p99_ms)
+            ),
+        )
+
+    head = ("", "requests/s", "profiles/s", "µs CPU a profile", "p50 ms", "p99 ms")
+    table = tables.table(head, map(row, measured), right=range(1, 6))
+    note = _footnote(found, [load.name for load in LOOKUPS])
+    return f"{reached(found, GOALS_OF_LOOKUPS)}\n{table}{note}"
 
 
 def over_postgres(found: Results) -> str:

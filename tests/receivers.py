@@ -94,9 +94,10 @@ class Received(NamedTuple):
 class Receiver:
     """A server of one answer, which keeps what it was sent."""
 
-    def __init__(self, port: int, answer: bytes | Answering) -> None:
-        """Take the port, and the bytes to answer with or what writes them."""
-        self.port = port
+    def __init__(self, answer: bytes | Answering, *, keeps: bool) -> None:
+        """Take the bytes to answer with or what writes them; `keeps` leaves connections open."""
+        self.port = 0
+        self.keeps = keeps
         self.answer = answer
         self.connections = 0
         self.names: list[str | None] = []
@@ -106,24 +107,26 @@ class Receiver:
         """The connections that are open, and what serves each."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Keep one request, answer it and close the connection."""
+        """Keep each request of a connection, and answer it."""
         task = asyncio.current_task()
         assert task is not None
         self.writers[writer] = task
         self.connections += 1
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-            headers = {name.lower(): value for name, value in (it.split(": ", 1) for it in lines)}
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
-            self.requests.append(Received(line, headers, body))
-            if isinstance(self.answer, bytes):
-                writer.write(self.answer)
-                await writer.drain()
-            else:
-                await self.answer(writer)
-            writer.close()
-            await writer.wait_closed()
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                line, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+                headers = {n.lower(): value for n, value in (it.split(": ", 1) for it in lines)}
+                body = await reader.readexactly(int(headers.get("content-length", "0")))
+                self.requests.append(Received(line, headers, body))
+                if isinstance(self.answer, bytes):
+                    writer.write(self.answer)
+                    await writer.drain()
+                else:
+                    await self.answer(writer)
+                if not self.keeps:
+                    writer.close()
+                    await writer.wait_closed()
+                    return
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             writer.transport.abort()  # the client is gone, or the test is over
         finally:
@@ -141,9 +144,10 @@ async def receiving(
     answer: bytes | Answering = NO_CONTENT,
     tls: ssl.SSLContext | None = None,
     port: int = 0,
+    keeps: bool = False,
 ) -> AsyncIterator[Receiver]:
     """Run a receiver on an address, by TLS where there is a context for it."""
-    receiver = Receiver(port, answer)
+    receiver = Receiver(answer, keeps=keeps)
     if tls is not None:
         tls.sni_callback = receiver.greet
     server = await asyncio.start_server(receiver.serve, address, port, ssl=tls)

@@ -187,6 +187,7 @@ def test_key_is_made_and_shown_once(shell: Shell) -> None:
         "created_at",
         "expires_at",
         "ended_at",
+        "rate",
     ]
     assert made["key"].startswith("public_live_ka_")
     assert (made["app"], made["type"], made["label"]) == ("default", "public", "phone")
@@ -218,6 +219,34 @@ def test_key_is_adopted_from_standard_input(shell: Shell) -> None:
     assert "their.key" not in prompted
     digests = {row[0] for row in shell.rows("SELECT digest FROM api_keys")}
     assert digests == {keys.digest("their.key-1"), keys.digest("their.key-2")}
+
+
+def test_key_is_made_with_a_rate_and_gets_another(shell: Shell) -> None:
+    """The rate is listed where a key has one; `default` is that of the setting, so it has none."""
+    made = shell.json("key", "create", "--rate", "600/minute", "--label", "web")
+    adopted = shell.json("key", "adopt", "--stdin", "--rate", "none", stdin="their.key")
+    plain = shell.json("key", "create")
+    rates = [made["rate"], adopted["rate"], plain["rate"]]
+    assert rates == [key["rate"] for key in shell.json("key", "list")]
+    assert rates == ["600/minute", "none", None]
+    assert re.search(r"Z  web  \(rate 600/minute\)$", shell("key", "list"), re.MULTILINE)
+    said = shell("key", "limit", made["id"], "5/hour")
+    assert said == f"The rate of {made['id']} is 5/hour.\n"
+    for rate, kept in (("none", "none"), ("default", None)):
+        changed = shell.json("key", "limit", plain["id"], rate)
+        assert changed == {"id": plain["id"], "rate": kept}
+    assert [key["rate"] for key in shell.json("key", "list")] == ["5/hour", "none", None]
+
+
+@pytest.mark.parametrize("rate", ["", "600", "600/fortnight", "None", "0/minute"])
+def test_wrong_rate_is_refused(shell: Shell, rate: str) -> None:
+    """One line says what a rate is; nothing is made or changed."""
+    key_id = shell.json("key", "create")["id"]
+    before = shell.json("key", "list")
+    for command in (("create", "--rate", rate), ("limit", key_id, rate)):
+        assert shell.fails("key", *command).startswith("rate: Must be a number of requests")
+    assert "no key" in shell.fails("key", "limit", "key_unknown", "1/day")
+    assert shell.json("key", "list") == before
 
 
 def test_key_is_revoked(shell: Shell) -> None:
@@ -260,6 +289,7 @@ def test_profile_is_made_shown_and_deleted(shell: Shell) -> None:
         "custom_attributes": {},
         "created_at": made["created_at"],
         "updated_at": made["created_at"],
+        "revision": 1,
     }
     assert shell.json("profile", "create", "--customer", "c") == made
     assert shell.json("profile", "show", "--profile", ABSENT_ID) == made

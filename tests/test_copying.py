@@ -26,7 +26,7 @@ def shell(tmp_path: Path) -> Shell:
     shell = Shell(tmp_path / "source.db")
     for app in ("default", "other"):
         shell("app", "create", app)
-        shell("key", "create", "--app", app)
+        shell("key", "create", "--app", app, "--rate", "600/minute")
     shell("key", "revoke", shell.json("key", "create", "--label", "old")["id"])
     shell("demo", str(PROFILES))
     shell("demo", "20", "--app", "other", "--seed", "2")
@@ -65,7 +65,7 @@ def content(shell: Shell) -> list[object]:
     statements = [
         "SELECT uuid, name, created_at FROM apps ORDER BY 1",
         """
-SELECT k.digest, k.id, a.uuid, type, label, k.created_at, expires_at, ended_at
+SELECT k.digest, k.id, a.uuid, type, label, k.created_at, expires_at, ended_at, rate
 FROM api_keys k JOIN apps a ON a.id = k.app_id ORDER BY 1
 """,
         """
@@ -101,7 +101,8 @@ def test_second_copy_brings_the_changes(shell: Shell, copy: Shell) -> None:
     shell("profile", "create", "--customer", "d")
     shell("profile", "delete", "--customer", "user-1", "--yes")
     shell("profile", "create", "--customer", "user-1")
-    shell("key", "revoke", shell.json("key", "list")[0]["id"])
+    shell("key", "limit", shell.json("key", "list")[0]["id"], "1/day")
+    shell("key", "revoke", shell.json("key", "list")[1]["id"])
     ended = shell.run(*arguments(shell, copy))
     assert ended.exit_code == 1
     assert "1 profiles of the target are newer there, or only there" in ended.stdout

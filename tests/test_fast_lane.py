@@ -12,7 +12,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 import pytest
@@ -20,10 +20,11 @@ from uvicorn.server import ServerState
 
 import postgres
 from knownas.http import fast_lane
-from knownas.http.app import HOT_ROUTE, create_app
+from knownas.http.app import FIND_ROUTE, HOT_ROUTE, create_app
 from knownas.http.cycle import Cycle, LateAnswer
-from knownas.http.fast_lane import Asked, FastLane, Headers, Memory
+from knownas.http.fast_lane import Asked, FastLane, Headers, LookUp, LookUpMemory, Memory
 from knownas.http.protocol import Protocol
+from knownas.http.rates import KeyRates
 from knownas.http.server import _Config
 from knownas.model import Identifiers, Profile, ProfileId, ProfileRef
 from knownas.registry import Registry
@@ -32,6 +33,9 @@ from knownas.storage import Storage
 from knownas.storage.postgres import PostgresStorage
 from knownas.storage.postgres_gather import Gathering
 from knownas.storage.sqlite import SqliteStorage
+
+if TYPE_CHECKING:
+    from knownas.lookups import Holders
 
 Dialect = Literal["schema", "example", "live"]
 
@@ -43,14 +47,18 @@ LOOKALIKE: Final = 0.06
 WRITE: Final = 0.13
 """How much of what is sent is a GET that differs in one value only, how much only seems to, and
 how much is a POST of identifiers."""
+FINDING: Final = 0.12
+"""In how many conversations such a GET is a reverse look-up."""
 TURNS_OF_A_REFUSAL: Final = 10
 """Turns of the loop within which a request is answered that is not heard to its end."""
 DATES: Final = (b"Tue, 24 Nov 2026 11:14:00 GMT", b"Tue, 24 Nov 2026 11:14:01 GMT")
 
 HOT: Final = HOT_ROUTE.path.encode()
+FIND: Final = FIND_ROUTE.path.encode()
 PROFILE: Final = b"/api/v2/server-side-api/profile/"
 SECRET: Final = b"Api-Key adopted-secret"
 PUBLIC: Final = b"Api-Key adopted-public"
+LIMITED: Final = b"Api-Key adopted-limited"
 REVOKED: Final = b"Api-Key adopted-revoked"
 OTHER_APP: Final = b"Api-Key adopted-other"
 
@@ -171,6 +179,7 @@ class Way:
         app = create_app(
             registry, settings, new_request_id=lambda: self._random.randbytes(16).hex().encode()
         )
+        app.state.rates = KeyRates(monotonic=lambda: 0.0)
         self._config = _Config(app, http=Protocol, ws="none", log_config=None, access_log=False)
         self._config.load()
         if not lane:
@@ -222,8 +231,10 @@ class Count:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Begin to count."""
         self.lane = self.memory = self.writes = self.asked = 0
+        self.look_ups = self.known_look_ups = 0
         self._from_memory = False
-        answer, write, plain_value = FastLane.answer, FastLane.write, fast_lane.plain_value
+        answer, write, find = FastLane.answer, FastLane.write, FastLane.find
+        plain_value, known_look_up = fast_lane.plain_value, fast_lane.known_look_up
         put = Gathering.put
 
         def counted_answer(
@@ -243,6 +254,18 @@ class Count:
             self.writes += begun is not None
             return begun
 
+        def counted_find(
+            lane: FastLane, look_up: LookUp, dated: Headers, began_ns: int
+        ) -> "bytes | asyncio.Future[Holders] | None":
+            found = find(lane, look_up, dated, began_ns)
+            self.look_ups += found is not None
+            return found
+
+        def counted_known(memory: LookUpMemory, data: bytes) -> LookUp | None:
+            known = known_look_up(memory, data)
+            self.known_look_ups += known is not None
+            return known
+
         def counted_value(memory: Memory, data: bytes) -> bytes | None:
             value = plain_value(memory, data)
             self._from_memory = value is not None
@@ -257,7 +280,9 @@ class Count:
         monkeypatch.setattr(Gathering, "put", counted_put)
         monkeypatch.setattr(FastLane, "answer", counted_answer)
         monkeypatch.setattr(FastLane, "write", counted_write)
+        monkeypatch.setattr(FastLane, "find", counted_find)
         monkeypatch.setattr(fast_lane, "plain_value", counted_value)
+        monkeypatch.setattr(fast_lane, "known_look_up", counted_known)
 
     def _answered(self, _future: object) -> None:
         self.asked -= 1
@@ -277,6 +302,7 @@ async def filled_registry(storage: Storage) -> AsyncIterator[Registry]:
         app = await registry.create_app("default")
         await registry.adopt_key(app, "adopted-secret", "secret")
         await registry.adopt_key(app, "adopted-public", "public")
+        await registry.adopt_key(app, "adopted-limited", "secret", rate="20/day")
         revoked = await registry.adopt_key(app, "adopted-revoked", "secret")
         await registry.revoke_key(app.id, revoked.id)
         other = await registry.create_app("other")
@@ -306,7 +332,7 @@ class Client:
     def conversation(self) -> list[bytes]:
         """Return the segments of one connection."""
         dice = self._random
-        template = self._template()
+        template = self._finding() if dice.random() < FINDING else self._template()
         parts: list[bytes] = []
         for _ in range(dice.randint(1, 24)):
             kind = dice.random()
@@ -430,6 +456,51 @@ class Client:
         lines = [self._line(*pair) for pair in headers]
         return b"".join([b"POST ", HOT, b" HTTP/1.1\r\n", *lines, b"\r\n", body])
 
+    def _finding(self) -> Callable[[bytes], bytes]:
+        """Return a maker of reverse look-ups that differ in their queries only."""
+        dice = self._random
+        headers = self._ordinary_headers()
+        if dice.random() < 0.1:
+            headers += self._who()
+        if dice.random() < 0.2:
+            headers.append(self._odd_header())
+        dice.shuffle(headers)
+        lines = b"".join(self._line(*pair) for pair in headers)
+        method = dice.choice([b"GET"] * 20 + [b"HEAD", b"POST"])
+        target = FIND if dice.random() < 0.9 else FIND.rstrip(b"/")
+        version = self._version()
+
+        def request(value: bytes) -> bytes:
+            query = self._query() if dice.random() < 0.7 else b"kind=branch_id&value=" + value
+            target_line = method + b" " + target + b"?" + query + b" HTTP/" + version
+            return target_line + b"\r\n" + lines + b"\r\n"
+
+        return request
+
+    def _query(self) -> bytes:
+        """Return the query of a reverse look-up, now and then with something odd about it."""
+        dice = self._random
+        kind = dice.choice([b"branch_id"] * 7 + [b"appsflyer_id", b"adjust_device_id", b"x"])
+        value = dice.choice([b"b%d", b"v%d"]) % dice.randrange(50)
+        if dice.random() < 0.15:
+            value = dice.choice(
+                [
+                    *(b"", b"%20b1", b"b%31", b"b+1", b"b1#", b"\xc3\xa9", b"=", b"b1 b1"),
+                    *(b"x" * 255, b"x" * 256, b"x" * 20_000, b"b1?", b"b1\r\nX: 1", b"b1\n"),
+                    b"b1 HTTP/1.1\r\nConnection: close",
+                    b"b1 HTTP/1.1\r\nHost: h\r\n\r\nGET " + FIND + b"?value=b2",
+                ]
+            )
+        pairs = [b"kind=" + kind, b"value=" + value]
+        if dice.random() < 0.15:
+            pairs.append(
+                dice.choice([b"limit=1", b"limit=x", b"", b"cursor=" + b"0" * 34, *pairs, b"a"])
+            )
+        if dice.random() < 0.1:
+            pairs.pop()
+        dice.shuffle(pairs)
+        return b"&".join(pairs)
+
     def _request(self) -> bytes:
         """Return a request with something odd about it, or with several such things."""
         dice = self._random
@@ -522,6 +593,7 @@ class Client:
                 SECRET + b" ",
                 OTHER_APP,
                 PUBLIC,
+                LIMITED,
                 REVOKED,
                 b"Api-Key unknown",
                 b"Api-Key secret_live_ka_" + b"0" * 36,
@@ -722,3 +794,5 @@ def test_both_ways_answer_the_same_bytes(
     assert count.lane >= 0.3 * answered
     assert count.memory >= 0.1 * answered
     assert count.writes >= 0.03 * answered
+    assert count.look_ups >= 0.02 * answered
+    assert count.known_look_ups >= (0.005 * answered if database == "sqlite" else 0)

@@ -5,19 +5,29 @@ an attacker has, so a test says the answers in their order; everything behind th
 """
 
 import asyncio
+import socket
 import ssl
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import pytest
 
 from knownas import bootstrap
 from knownas.settings import Settings, SettingsError
 from knownas.webhooks import signatures
-from knownas.webhooks.outbound import Outcome, Sender
+from knownas.webhooks.addresses import Network
+from knownas.webhooks.outbound import (
+    CONNECT_SECONDS,
+    Outcome,
+    Resolve,
+    Sender,
+    system_addresses,
+)
 from receivers import NO_CONTENT, Answering, Authority, Receiver, receiving
 
 pytestmark = pytest.mark.anyio
@@ -32,13 +42,10 @@ LOOPBACK: Final = ip_network("127.0.0.1/32")
 """The only address that the senders of these tests may go to, beside public ones."""
 
 
-@pytest.fixture(
-    params=[("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})],
-    ids=["asyncio", "uvloop"],
-)
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    """Run each test on the loop that servers run on, too."""
-    return request.param
+@pytest.fixture(scope="module")
+def anyio_backend() -> object:
+    """Run the tests on the loop that servers run on."""
+    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +80,38 @@ class Names:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
-def sender(*answers: Sequence[str], seconds: float = 5.0) -> Sender:
-    """Return a sender that may go to 127.0.0.1, where every name leads unless told otherwise."""
-    names = Names(*(answers or (["127.0.0.1"],)))
-    return Sender([LOOPBACK], seconds=seconds, resolve=names)
+class Sending(Protocol):
+    """Makes senders, and closes them after the test."""
+
+    def __call__(
+        self,
+        *answers: Sequence[str],
+        networks: Sequence[Network] = (LOOPBACK,),
+        seconds: float = 5.0,
+        resolve: Resolve | None = None,
+    ) -> Sender:
+        """Return a sender that may go to 127.0.0.1, where names lead unless told otherwise."""
+        ...
+
+
+@pytest.fixture
+async def sender() -> AsyncIterator[Sending]:
+    """Give what makes senders."""
+    made: list[Sender] = []
+
+    def make(
+        *answers: Sequence[str],
+        networks: Sequence[Network] = (LOOPBACK,),
+        seconds: float = 5.0,
+        resolve: Resolve | None = None,
+    ) -> Sender:
+        names = resolve or Names(*(answers or (["127.0.0.1"],)))
+        made.append(Sender(networks, seconds=seconds, resolve=names))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.close()
 
 
 async def send(
@@ -97,7 +132,7 @@ def answering(status: str, *headers: str) -> bytes:
 # --- What arrives -------------------------------------------------------------------------------
 
 
-async def test_message_arrives_as_it_was_given(tls: ssl.SSLContext) -> None:
+async def test_message_arrives_as_it_was_given(sender: Sending, tls: ssl.SSLContext) -> None:
     """One POST of the body, with the headers of the specification, by TLS to the host's name."""
     async with receiving(tls=tls) as receiver:
         outcome = await send(sender(), receiver, "/hook?a=%20b")
@@ -110,7 +145,6 @@ async def test_message_arrives_as_it_was_given(tls: ssl.SSLContext) -> None:
         "user-agent": "knownas",
         "content-type": "application/json",
         "content-length": str(len(BODY)),
-        "connection": "close",
         **signatures.signed_headers(
             [SECRET], message_id="msg_1", timestamp=NOW // 1_000, body=BODY
         ),
@@ -119,7 +153,7 @@ async def test_message_arrives_as_it_was_given(tls: ssl.SSLContext) -> None:
 
 
 async def test_row_26_receiver_can_tell_a_delivery_from_a_forged_or_replayed_one(
-    tls: ssl.SSLContext,
+    sender: Sending, tls: ssl.SSLContext
 ) -> None:
     """What came over the wire is believed with either secret of a change, now and unchanged."""
     old, new = signatures.new_secret(), signatures.new_secret()
@@ -144,7 +178,9 @@ async def test_row_26_receiver_can_tell_a_delivery_from_a_forged_or_replayed_one
         ("410 Gone", "gone"),
     ],
 )
-async def test_status_decides(tls: ssl.SSLContext, status: str, result: str) -> None:
+async def test_status_decides(
+    sender: Sending, tls: ssl.SSLContext, status: str, result: str
+) -> None:
     """2xx is delivered, 410 ends it, everything else failed; the reason names the status."""
     async with receiving(tls=tls, answer=answering(status)) as receiver:
         outcome = await send(sender(), receiver)
@@ -166,7 +202,7 @@ async def test_status_decides(tls: ssl.SSLContext, status: str, result: str) -> 
     ],
 )
 async def test_receiver_may_ask_for_time(
-    tls: ssl.SSLContext, given: str, seconds: int | None
+    sender: Sending, tls: ssl.SSLContext, given: str, seconds: int | None
 ) -> None:
     """Retry-After is read in seconds or as a date; what is neither counts as none."""
     answer = answering("503 Busy", f"Retry-After: {given}").decode().encode("latin-1")
@@ -175,11 +211,34 @@ async def test_receiver_may_ask_for_time(
     assert (outcome.result, outcome.status, outcome.retry_after) == ("failed", 503, seconds)
 
 
-async def test_early_hints_are_no_answer(tls: ssl.SSLContext) -> None:
+async def test_early_hints_are_no_answer(sender: Sending, tls: ssl.SSLContext) -> None:
     """A 1xx is passed over; what follows it counts."""
     answer = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + NO_CONTENT
     async with receiving(tls=tls, answer=answer) as receiver:
         assert (await send(sender(), receiver)).status == 204
+
+
+async def test_burst_uses_one_connection(sender: Sending, tls: ssl.SSLContext) -> None:
+    """Deliveries that follow one another closely need one TLS handshake and one look-up."""
+    names = Names(["127.0.0.1"])
+    by = sender(resolve=names)
+    async with receiving(tls=tls, keeps=True) as receiver:
+        for _ in range(20):
+            assert (await send(by, receiver)).result == "delivered"
+    assert len(receiver.requests) == 20
+    assert (receiver.connections, names.asked) == (1, [HOST])
+
+
+async def test_connection_that_was_closed_meanwhile_fails_nothing(
+    sender: Sending, tls: ssl.SSLContext
+) -> None:
+    """A receiver that closes without saying so gets each message all the same."""
+    by = sender()
+    for context, url in ((tls, f"https://{HOST}:%d"), (None, f"http://{HOST}:%d")):
+        async with receiving(tls=context) as receiver:
+            for _ in range(50):
+                assert (await send(by, receiver, url=url)).result == "delivered"
+        assert len(receiver.requests) >= 50
 
 
 # --- Where it may go: row 25 --------------------------------------------------------------------
@@ -193,7 +252,7 @@ INSIDE: Final = [
 
 
 @pytest.mark.parametrize("address", INSIDE)
-async def test_row_25_name_that_leads_inside_is_refused(address: str) -> None:
+async def test_row_25_name_that_leads_inside_is_refused(sender: Sending, address: str) -> None:
     """Also when it leads to an allowed address as well; nobody is connected to."""
     async with receiving() as receiver:
         for answer in ([address], ["127.0.0.1", address], [address, "127.0.0.1"]):
@@ -205,11 +264,11 @@ async def test_row_25_name_that_leads_inside_is_refused(address: str) -> None:
 
 
 async def test_row_25_name_that_leads_elsewhere_at_the_next_look_up_changes_nothing(
-    tls: ssl.SSLContext,
+    sender: Sending, tls: ssl.SSLContext
 ) -> None:
     """A delivery looks a name up once, and connects to the very address that was checked."""
     names = Names(["127.0.0.1"], ["127.0.0.2"])
-    by = Sender([LOOPBACK], resolve=names)
+    by = sender(resolve=names)
     async with (
         receiving(tls=tls) as receiver,
         receiving("127.0.0.2", tls=tls, port=receiver.port) as inside,
@@ -221,11 +280,15 @@ async def test_row_25_name_that_leads_elsewhere_at_the_next_look_up_changes_noth
     assert (len(receiver.requests), inside.connections) == (1, 0)
 
 
-async def test_row_25_own_machine_is_refused_by_the_systems_look_up() -> None:
+async def test_row_25_own_machine_is_refused_by_the_systems_look_up(sender: Sending) -> None:
     """`localhost` leads to this machine by whatever the system knows, and is refused."""
     async with receiving() as receiver:
         for networks in ([], [ip_network("10.0.0.0/8")]):
-            outcome = await send(Sender(networks), receiver, url="https://localhost:%d")
+            outcome = await send(
+                sender(networks=networks, resolve=system_addresses),
+                receiver,
+                url="https://localhost:%d",
+            )
             assert outcome.result == "refused"
     assert receiver.connections == 0
 
@@ -233,13 +296,17 @@ async def test_row_25_own_machine_is_refused_by_the_systems_look_up() -> None:
 async def test_row_25_operator_may_allow_it() -> None:
     """With its network in the setting, the same name is served, without TLS as well."""
     settings = Settings(webhook_networks="127.0.0.0/8, ::1")
+    by = bootstrap.open_sender(settings)
     async with receiving() as receiver:
-        outcome = await send(bootstrap.open_sender(settings), receiver, url="http://localhost:%d")
+        outcome = await send(by, receiver, url="http://localhost:%d")
+    await by.close()
     assert outcome.result == "delivered"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_row_25_redirects_are_not_followed(tls: ssl.SSLContext, status: int) -> None:
+async def test_row_25_redirects_are_not_followed(
+    sender: Sending, tls: ssl.SSLContext, status: int
+) -> None:
     """They count as a failure, even to where a message may go."""
     async with receiving() as other:
         answer = answering(f"{status} Moved", f"Location: http://127.0.0.1:{other.port}/")
@@ -249,7 +316,7 @@ async def test_row_25_redirects_are_not_followed(tls: ssl.SSLContext, status: in
     assert other.connections == 0
 
 
-async def test_row_25_plain_http_goes_to_allowed_networks_only() -> None:
+async def test_row_25_plain_http_goes_to_allowed_networks_only(sender: Sending) -> None:
     """A public address gets nothing that everybody on the way could read."""
     async with receiving() as receiver:
         assert (await send(sender(), receiver, url="http://x:%d")).result == "delivered"
@@ -267,7 +334,7 @@ async def test_row_25_plain_http_goes_to_allowed_networks_only() -> None:
         *("https://u:p@127.0.0.1:%d", "ftp://127.0.0.1:%d", "https://127.0.0.1:%d/#", ""),
     ],
 )
-async def test_row_25_url_is_checked_again_when_it_is_sent_to(url: str) -> None:
+async def test_row_25_url_is_checked_again_when_it_is_sent_to(sender: Sending, url: str) -> None:
     """A URL that was stored under another setting, or by another program, is refused."""
     outcome = await sender().send(
         url.replace("%d", "8080"), BODY, message_id="msg_1", secrets=[SECRET], now_ms=NOW
@@ -278,7 +345,7 @@ async def test_row_25_url_is_checked_again_when_it_is_sent_to(url: str) -> None:
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy"])
 async def test_row_25_proxies_of_the_environment_are_not_used(
-    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, variable: str
+    sender: Sending, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     """A proxy would look the name up itself, and connect to where nothing was checked."""
     async with receiving() as proxy, receiving(tls=tls) as receiver, receiving() as plain:
@@ -288,9 +355,11 @@ async def test_row_25_proxies_of_the_environment_are_not_used(
     assert proxy.connections == 0
 
 
-async def test_addresses_are_checked_where_they_are_given(authority: Authority) -> None:
+async def test_addresses_are_checked_where_they_are_given(
+    sender: Sending, authority: Authority
+) -> None:
     """An address needs no look-up; its certificate has to name it, and `Host` has its brackets."""
-    by = Sender([LOOPBACK, ip_network("::1")], resolve=Names([]))
+    by = sender([], networks=[LOOPBACK, ip_network("::1")])
     context = authority.server_context("127.0.0.1", "::1")
     for address, url in (("127.0.0.1", "127.0.0.1:%d"), ("::1", "[::1]:%d")):
         async with receiving(address, tls=context) as receiver:
@@ -304,7 +373,7 @@ async def test_addresses_are_checked_where_they_are_given(authority: Authority) 
 
 
 async def test_certificate_must_be_of_the_host_and_of_a_trusted_authority(
-    authority: Authority, tmp_path: Path
+    sender: Sending, authority: Authority, tmp_path: Path
 ) -> None:
     """Of another host, run out, or of another authority: nothing is sent, the reason says why."""
     stranger = Authority(tmp_path)
@@ -322,7 +391,7 @@ async def test_certificate_must_be_of_the_host_and_of_a_trusted_authority(
         assert receiver.requests == []
 
 
-async def test_receiver_without_tls_gets_nothing() -> None:
+async def test_receiver_without_tls_gets_nothing(sender: Sending) -> None:
     """A port that speaks plain HTTP is no https:// receiver."""
     async with receiving() as receiver:
         outcome = await send(sender(seconds=0.5), receiver)
@@ -364,14 +433,16 @@ async def stalling(writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize("answer", [silent, dripping, hinting])
-async def test_whole_delivery_has_one_deadline(tls: ssl.SSLContext, answer: Answering) -> None:
+async def test_whole_delivery_has_one_deadline(
+    sender: Sending, tls: ssl.SSLContext, answer: Answering
+) -> None:
     """However slowly a receiver answers, its time is over."""
     async with receiving(tls=tls, answer=answer) as receiver:
         outcome = await send(sender(seconds=0.5), receiver)
     assert outcome == Outcome("failed", None, "The receiver took too long.")
 
 
-async def test_silent_name_server_has_the_same_deadline() -> None:
+async def test_silent_name_server_has_the_same_deadline(sender: Sending) -> None:
     """A look-up that hangs ends the delivery in time, and holds up no other."""
     ended = threading.Event()
 
@@ -380,7 +451,7 @@ async def test_silent_name_server_has_the_same_deadline() -> None:
             ended.wait(30)
         return ["127.0.0.1"]
 
-    by = Sender([LOOPBACK], seconds=1.0, resolve=hang)
+    by = sender(seconds=1.0, resolve=hang)
     async with receiving() as receiver:
         hanging = [asyncio.create_task(send(by, receiver)) for _ in range(50)]
         outcome = await send(by, receiver, url="http://other.example:%d")
@@ -390,7 +461,7 @@ async def test_silent_name_server_has_the_same_deadline() -> None:
     assert set(outcomes) == {Outcome("failed", None, "The receiver took too long.")}
 
 
-async def test_status_counts_whatever_follows_it(tls: ssl.SSLContext) -> None:
+async def test_status_counts_whatever_follows_it(sender: Sending, tls: ssl.SSLContext) -> None:
     """A receiver that answered 200 has the message, also when its body breaks off or never ends."""
     for answer in (stalling, b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"):
         async with receiving(tls=tls, answer=answer) as receiver:
@@ -398,7 +469,7 @@ async def test_status_counts_whatever_follows_it(tls: ssl.SSLContext) -> None:
         assert outcome == Outcome("delivered", 200, "")
 
 
-async def test_endless_answer_is_cut_off(tls: ssl.SSLContext) -> None:
+async def test_endless_answer_is_cut_off(sender: Sending, tls: ssl.SSLContext) -> None:
     """No more than 64 KiB of it are read, then the connection is closed."""
     written = 0
 
@@ -431,14 +502,16 @@ async def test_endless_answer_is_cut_off(tls: ssl.SSLContext) -> None:
     ],
     ids=["header", "headers", "status", "low", "ssh", "encoding", "zeros", "nothing"],
 )
-async def test_what_is_no_answer_failed(tls: ssl.SSLContext, answer: bytes) -> None:
+async def test_what_is_no_answer_failed(
+    sender: Sending, tls: ssl.SSLContext, answer: bytes
+) -> None:
     """Whatever comes back, it is an outcome, never an error."""
     async with receiving(tls=tls, answer=answer) as receiver:
         outcome = await send(sender(), receiver)
     assert outcome == Outcome("failed", None, "The receiver did not answer by HTTP.")
 
 
-async def test_connection_that_is_cut_failed(tls: ssl.SSLContext) -> None:
+async def test_connection_that_is_cut_failed(sender: Sending, tls: ssl.SSLContext) -> None:
     """A receiver that resets the connection is an outcome, too."""
 
     async def cut(writer: asyncio.StreamWriter) -> None:
@@ -450,7 +523,7 @@ async def test_connection_that_is_cut_failed(tls: ssl.SSLContext) -> None:
     assert outcome.reason
 
 
-async def test_closed_port_and_unknown_name_failed() -> None:
+async def test_closed_port_and_unknown_name_failed(sender: Sending) -> None:
     """Both may be better next time, so they are failures, not refusals."""
     async with receiving() as receiver:
         pass
@@ -458,17 +531,37 @@ async def test_closed_port_and_unknown_name_failed() -> None:
     assert outcome == Outcome("failed", None, "The host does not accept a connection.")
     unknown = Outcome("failed", None, "The host's name is not known.")
     assert await send(sender([]), receiver) == unknown
-    assert await send(Sender(), receiver, url="https://receiver.invalid:%d") == unknown
+    by_system = sender(resolve=system_addresses)
+    assert await send(by_system, receiver, url="https://receiver.invalid:%d") == unknown
 
 
-async def test_next_address_is_tried(tls: ssl.SSLContext) -> None:
+async def test_next_address_is_tried(sender: Sending, tls: ssl.SSLContext) -> None:
     """Where the first of a host's addresses does not accept, the second one does."""
-    by = Sender([ip_network("127.0.0.0/8")], resolve=Names(["127.0.0.9", "127.0.0.9", "127.0.0.1"]))
+    by = sender(["127.0.0.9", "127.0.0.9", "127.0.0.1"], networks=[ip_network("127.0.0.0/8")])
     async with receiving(tls=tls) as receiver:
         assert (await send(by, receiver)).result == "delivered"
 
 
-async def test_reasons_show_no_secret() -> None:
+@pytest.mark.slow
+async def test_silent_address_leaves_time_for_the_next(
+    sender: Sending, tls: ssl.SSLContext
+) -> None:
+    """An address that takes no connection and refuses none is given up after three seconds."""
+    by = sender(["127.0.0.9", "127.0.0.1"], networks=[ip_network("127.0.0.0/8")], seconds=10.0)
+    async with receiving(tls=tls) as receiver:
+        with socket.create_server(("127.0.0.9", receiver.port), backlog=0), ExitStack() as full:
+            for _ in range(2):  # what its queue holds; Linux answers no more
+                waiting = full.enter_context(socket.socket())
+                waiting.settimeout(0)
+                waiting.connect_ex(("127.0.0.9", receiver.port))
+            began = time.monotonic()
+            outcome = await send(by, receiver)
+            waited = time.monotonic() - began
+    assert outcome.result == "delivered"
+    assert waited >= CONNECT_SECONDS
+
+
+async def test_reasons_show_no_secret(sender: Sending) -> None:
     """A URL may have a token in its path: no outcome shows it."""
     async with receiving(answer=answering("500 canary", "X: canary")) as receiver:
         for url, by in (
@@ -484,19 +577,31 @@ async def test_reasons_show_no_secret() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's list of open files")
-async def test_no_connection_stays_open(tls: ssl.SSLContext) -> None:
+async def test_no_connection_stays_open(sender: Sending, tls: ssl.SSLContext) -> None:
     """After a hundred deliveries, good and bad, as many files are open as before."""
 
     def open_files() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    by = sender()
-    async with receiving(tls=tls) as receiver, receiving(tls=tls, answer=b"") as broken:
+    by, hurried = sender(), sender(seconds=0.05)
+    async with (
+        receiving(tls=tls, keeps=True) as good,
+        receiving(tls=tls, answer=b"") as broken,
+        receiving(tls=tls, answer=stalling) as stalled,
+        receiving(keeps=True) as without_tls,
+    ):
         before = open_files()
-        for _ in range(50):
-            await send(by, receiver)
+        for _ in range(25):
+            await send(by, good)
             await send(by, broken)
-        await asyncio.gather(*receiver.writers.values(), *broken.writers.values())
+            await send(hurried, stalled)
+            await send(hurried, without_tls)  # its handshake never ends
+        await by.close()
+        await hurried.close()
+        for receiver in (good, broken, stalled, without_tls):
+            for task in receiver.writers.values():
+                task.cancel()
+            await asyncio.gather(*receiver.writers.values())
         await asyncio.sleep(0)
         assert open_files() <= before
 

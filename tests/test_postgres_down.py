@@ -25,6 +25,8 @@ from postgres import Cluster
 DEADLINE_SECONDS: Final = 1
 SLACK_SECONDS: Final = 1.5
 CROWD: Final = 100
+LOOK_UP: Final = "/api/v1/profiles/?kind=branch_id&value=b"
+BATCH_PATH: Final = "/api/v1/batch/read/"
 BODY: Final = {"branch_id": "b"}
 
 
@@ -56,13 +58,16 @@ def refuses_in_time(server: Server) -> None:
 
     def one(number: int) -> float:
         began = time.monotonic()
-        method, path, body = [
+        uses: list[tuple[str, str, object]] = [
             ("GET", IDENTIFIERS_PATH, None),
             ("POST", IDENTIFIERS_PATH, BODY),
             ("GET", PROFILE_PATH, None),
             ("POST", PROFILE_PATH, None),
             ("GET", "/readyz", None),
-        ][number % 5]
+            ("GET", LOOK_UP, None),
+            ("POST", BATCH_PATH, {"items": [{"customer_user_id": "c"}, {"value": "b"}]}),
+        ]
+        method, path, body = uses[number % len(uses)]
         answer = ask(server, method, path, body=body, customer=f"c{number % 7}")
         assert error_code(answer) == (503, "service_unavailable")
         assert answer.headers["retry-after"] == "1"
@@ -83,6 +88,10 @@ def serves(server: Server) -> None:
     assert ask(server, "POST", PROFILE_PATH, customer="c").status_code == 200
     assert ask(server, "POST", IDENTIFIERS_PATH, body=BODY, customer="c").status_code == 200
     assert ask(server, "GET", IDENTIFIERS_PATH, customer="c").json()["branch_id"] == "b"
+    batch = {"items": [{"customer_user_id": "c"}, {"value": "b"}]}
+    assert ask(server, "POST", BATCH_PATH, body=batch).status_code == 200
+    found = httpx2.get(server.url + LOOK_UP, headers={"Authorization": f"Api-Key {server.key}"})
+    assert len(found.json()["data"]) == 1
 
 
 def test_row_33_hung_database(served: Served) -> None:

@@ -31,6 +31,7 @@ def test_each_setting_is_documented() -> None:
         ("KNOWNAS_ERROR_DIALECT", "exampel", "KNOWNAS_ERROR_DIALECT='exampel'"),
         ("KNOWNAS_ACCESS_LOG", "perhaps", "KNOWNAS_ACCESS_LOG='perhaps'"),
         ("KNOWNAS_BAD_KEYS_PER_MINUTE", "0", ">= 1"),
+        ("KNOWNAS_KEY_RATE", "600/fortnight", "as 600/minute: second, minute, hour or day"),
         ("KNOWNAS_TRUSTED_PROXIES", "10.0.0.0/8,here", "'here' does not appear to be"),
         ("KNOWNAS_WEBHOOK_NETWORKS", "10.0.0.1/8", "has host bits set"),
         ("KNOWNAS_DATABSE", "x", "did you mean KNOWNAS_DATABASE?"),

@@ -64,7 +64,8 @@ class Edit(Protocol):
         """Write a profile, new where `before` is None, and return it as it is kept.
 
         Its time and revision are the storage's. Nothing is written where nothing differs. A
-        customer must be free: taken from whoever had it before. Identifiers of the `exclusive`
+        customer must be free: taken from whoever had it before. An id or a customer that is a
+        profile's own leads nowhere else any more. Identifiers of the `exclusive`
         kinds are claimed: of two transactions that claim one at once, one is made anew and
         finds the other's. Raises Unauthorized for a new profile where the app was deleted.
         """

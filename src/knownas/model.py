@@ -117,7 +117,7 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.ended_at is None and (self.expires_at is None or now < self.expires_at)
 
 
-class Profile(msgspec.Struct, frozen=True):
+class Profile(msgspec.Struct, frozen=True, gc=False):
     """One person or one anonymous installation of an app."""
 
     profile_id: ProfileId
@@ -172,7 +172,9 @@ class ProfileRef(msgspec.Struct, frozen=True):
         ProfileConflict when the customer has another profile or the profile another customer.
         """
         if by_customer is not None:
-            if self.profile_id not in {None, by_customer.profile_id}:
+            if self.profile_id is not None and (
+                by_profile is None or by_profile.profile_id != by_customer.profile_id
+            ):
                 raise ProfileConflict(
                     "This customer already has another profile; send only one of the two headers."
                 )

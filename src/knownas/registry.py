@@ -25,6 +25,7 @@ from knownas.errors import (
     ValidationError,
 )
 from knownas.history import (
+    DAY_MS,
     MERGE,
     SERVER,
     UNDO,
@@ -546,6 +547,14 @@ class Registry:
     async def end_of_changes(self) -> str:
         """Return the cursor of whoever wants only what is still to come."""
         return await self.storage.end_of_changes()
+
+    async def prune(self, history_days: int, limit: int) -> int:
+        """Delete at most `limit` changes older than that many days, and return how many they were.
+
+        The answers that nobody gets any more go with them.
+        """
+        now = self._clock()
+        return await self.storage.prune(now=now, before=now - history_days * DAY_MS, limit=limit)
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
         """Return by how much each day changed how many profiles have what."""

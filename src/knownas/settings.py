@@ -54,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auto_create_profiles: Annotated[
         bool, Meta(description="Whether setting identifiers creates an unknown profile.")
     ] = False
+    history_days: Annotated[
+        int, Meta(ge=1, description="How long what changed is kept: history, feed, undo.")
+    ] = 365
     trusted_proxies: Annotated[
         str, Meta(description="Addresses or networks whose X-Forwarded-For is believed.")
     ] = ""

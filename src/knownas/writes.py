@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from knownas.editing import Answer, Edit, Needs, alias_names
+from knownas.editing import Answer, Edit, Needs
 from knownas.errors import (
     BatchFailed,
     FieldError,
@@ -206,9 +206,6 @@ def bind_customer(
             )
         if owner is not None and owner.customer_user_id == customer:
             edit.put(owner, msgspec.structs.replace(owner, customer_user_id=None))
-        name, _ = alias_names(ProfileRef(customer))
-        if name is not None and edit.alias(name) is not None:
-            edit.lead(name, None)
     return edit.put(profile, msgspec.structs.replace(profile, customer_user_id=customer))
 
 

@@ -15,6 +15,8 @@ SPREAD_BY: Final = {
     "changes": "profile_id",
     "shared_identifiers": "value",
     "coverage": "slot",
+    "aliases": "name",
+    "answers": "key",
 }
 
 EVERYWHERE: Final = (
@@ -24,7 +26,9 @@ EVERYWHERE: Final = (
     re.compile(r"SELECT tx FROM changes "),  # the feed is of all profiles: its pages, end, pruning
     re.compile(r"sum\(change\)"),  # what all writers have counted, added up
     re.compile(r"FROM shared_identifiers\s+WHERE app_id = \$1"),  # a list of all values
-    re.compile(r"^\s*SELECT app_id, "),  # `knownas check`
+    re.compile(r"^DELETE FROM answers WHERE expires_at <= \$1\Z"),  # those that have expired
+    re.compile(r"^SELECT 1 FROM aliases WHERE app_id = \$1 LIMIT 1\Z"),  # whether any was merged
+    re.compile(r"GROUP BY app_id(?:, kind)?\Z"),  # `knownas check`
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""
 
@@ -45,6 +49,9 @@ _ORDER_BY_ID_ALONE: Final = re.compile(
     r"\bORDER BY (?:\w+\.)?id\s*(?:DESC|ASC)?\s*(?:$|\)|LIMIT)", re.IGNORECASE
 )
 _KEY: Final = re.compile(r"\b(?:PRIMARY KEY|UNIQUE)\s*\(([^)]*)\)", re.IGNORECASE)
+_UNIQUE_INDEX: Final = re.compile(
+    r"\bCREATE UNIQUE INDEX \w+ ON (\w+)\s*\(([^)]*)\)", re.IGNORECASE
+)
 _CREATED: Final = re.compile(r"CREATE TABLE (\w+) \((.*?)\n\);", re.DOTALL)
 
 
@@ -84,11 +91,16 @@ def broken_by_schema(sql: str) -> list[str]:
             ]
             if re.search(r"\b(?:\w*serial|IDENTITY|nextval)\b", body, re.IGNORECASE):
                 said.append(f"{table} is numbered by a sequence")
+    said += [
+        f"a key of {table} is without {SPREAD_BY[table]}"
+        for table, key in _UNIQUE_INDEX.findall(sql)
+        if table in SPREAD_BY and SPREAD_BY[table] not in re.split(r"\W+", key)
+    ]
     return said
 
 
 def _binds(statement: str, column: str) -> bool:
-    inserted = re.search(r"INSERT INTO \w+\s*\(([^)]*)\)", statement)
+    inserted = re.search(r"INSERT INTO \w+\s*(?:AS \w+\s*)?\(([^)]*)\)", statement)
     if inserted:
         return column in re.split(r"\W+", inserted[1])
     return bool(re.search(rf"\b{column} = (?:any\(\$|\$|a\.{column}\b)", statement))

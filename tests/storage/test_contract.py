@@ -248,6 +248,25 @@ async def test_digest_is_taken_once_whatever_the_app(
     assert await storage.keys(other.id) == []
 
 
+async def test_rate_is_kept_and_changed(storage: Storage, app: App, other: App) -> None:
+    """A key keeps the rate that it was given, until it gets another; no other key does."""
+    bystander, rated = key(app, "a"), msgspec.structs.replace(key(app, "b"), rate="600/minute")
+    await storage.add_key(app.id, bystander, digest("a"))
+    await storage.add_key(app.id, rated, digest("b"))
+    assert await storage.keys(app.id) == [bystander, rated]
+    for rate in ("5/hour", "none", None, "5/hour"):
+        assert await storage.set_key_rate(app.id, "key_b", rate)
+        changed = msgspec.structs.replace(rated, rate=rate)
+        assert await storage.key_by_digest(digest("b")) == changed
+        assert await storage.keys(app.id) == [bystander, changed]
+    for app_id, key_id in ((other.id, "key_b"), (app.id, "key_c"), (app.id, "KEY_B")):
+        assert not await storage.set_key_rate(app_id, key_id, "1/day")
+    assert await storage.keys_with_digests(app.id) == [
+        (bystander, digest("a")),
+        (changed, digest("b")),
+    ]
+
+
 async def test_first_end_stays(storage: Storage, app: App) -> None:
     """A key that is ended twice was ended the first time."""
     await storage.add_key(app.id, key(app, "a"), digest("a"))

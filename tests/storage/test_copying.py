@@ -97,7 +97,7 @@ async def test_keys_come_with_their_digests_and_open_the_other_app(
     """A key put into another database's app of the same content opens that."""
     keys = [
         (ApiKey("key_a", app, "secret", "billing", 1), digest("a")),
-        (ApiKey("key_b", app, "public", "", 2, 10, 5), digest("b")),
+        (ApiKey("key_b", app, "public", "", 2, 10, 5, "600/minute"), digest("b")),
     ]
     for key, key_digest in keys:
         await storage.add_key(app.id, key, key_digest)
@@ -132,6 +132,19 @@ async def test_key_that_is_there_gets_the_earlier_ends(
     await storage.add_key(app.id, ApiKey("key_a", app, "secret", "l", 1, *before), digest("a"))
     await storage.put_keys(app.id, [(ApiKey("key_a", app, "secret", "l", 1, *put), digest("a"))])
     assert await storage.keys(app.id) == [ApiKey("key_a", app, "secret", "l", 1, *after)]
+
+
+@pytest.mark.parametrize("before", [None, "1/hour", "none"])
+@pytest.mark.parametrize("put", [None, "2/hour", "none"])
+async def test_key_that_is_there_gets_the_rate_that_comes(
+    storage: Storage, app: App, before: str | None, put: str | None
+) -> None:
+    """A copy that is brought up to date limits its keys as the original does."""
+    key = ApiKey("key_a", app, "secret", "l", 1, rate=before)
+    await storage.add_key(app.id, key, digest("a"))
+    changed = msgspec.structs.replace(key, rate=put)
+    await storage.put_keys(app.id, [(changed, digest("a"))])
+    assert await storage.keys(app.id) == [changed]
 
 
 async def test_key_of_another_app_is_not_taken(storage: Storage, app: App, other: App) -> None:

@@ -21,6 +21,12 @@ from storage.sharding import broken, broken_by_schema
         ("INSERT INTO customers (app_id, profile_id) VALUES ($1, $2)", 1),
         ("UPDATE profiles SET updated_at = now() WHERE profile_id = $1", 1),
         ("UPDATE profiles SET updated_at = $2 WHERE customer_user_id = $1", 1),
+        ("SELECT 1 FROM changes WHERE app_id = $1 AND revision = $2", 1),
+        ("SELECT 1 FROM changes WHERE app_id = $1 AND profile_id = $2", 0),
+        ("SELECT 1 FROM (SELECT tx FROM changes WHERE app_id = $1) AS the_feed", 0),
+        ("SELECT 1 FROM shared_identifiers WHERE kind = $1", 1),
+        ("INSERT INTO coverage AS c (app_id, day, change) VALUES ($1, $2, $3)", 1),
+        ("INSERT INTO coverage AS c (app_id, slot, change) VALUES ($1, $2, $3)", 0),
         ("SELECT id FROM apps ORDER BY id", 1),
         ("SELECT id FROM apps ORDER BY created_at, id", 0),
         ("SELECT count(*) FROM profiles WHERE app_id = $1", 0),
@@ -39,6 +45,7 @@ def test_rules_see_what_breaks_them(statement: str, rules: int) -> None:
     [
         "CREATE TABLE profiles (\n app_id integer REFERENCES apps,\n PRIMARY KEY (profile_id)\n);",
         "CREATE TABLE customers (\n PRIMARY KEY (app_id, profile_id)\n);",
+        "CREATE UNIQUE INDEX one ON identifiers (app_id, kind) WHERE exclusive;",
         "CREATE TABLE identifiers (\n number bigserial,\n PRIMARY KEY (app_id, value)\n);",
     ],
 )

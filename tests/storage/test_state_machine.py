@@ -1,6 +1,7 @@
 """The storage against a dict: any sequence of uses gives what the dict gives."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
@@ -39,6 +40,7 @@ from storage.conftest import Open, identifiers
 
 T = TypeVar("T")
 
+PATIENCE = 100
 PROFILE_IDS = [ProfileId(f"00000000-0000-4000-8000-00000000000{digit}") for digit in "1234"]
 REFS = strategies.builds(
     ProfileRef,
@@ -203,6 +205,8 @@ class StorageMachine(RuleBasedStateMachine):
             del self.expected[app][profile_id]
         else:
             self.expected[app][profile_id] = after
+            for name in alias_names(ProfileRef(after.customer_user_id, profile_id)):
+                self.aliases.pop((app, name or ""), None)
 
     def next_revision(self, app: AppId, profile_id: ProfileId) -> int:
         """Return the revision of the next state of a profile."""
@@ -560,12 +564,17 @@ class StorageMachine(RuleBasedStateMachine):
         """Count the profiles, compare them with the follower's, and close the database."""
         for app, profiles in self.expected.items():
             assert self.run(lambda app=app: self.storage.count_profiles(app)) == len(profiles)  # type: ignore[misc]
-            self.follow(first=app == min(self.expected), limit=10_000)
+            for _ in range(PATIENCE):  # somebody else's transaction may hold up the feed
+                self.follow(first=app == min(self.expected), limit=10_000)
+                if self.followed[app] == profiles:
+                    break
+                time.sleep(0.02)
             assert self.followed[app] == profiles
         self.run(self.storage.close)
         self.runner.close()
 
 
+@pytest.mark.timeout(600)
 def test_storage_does_as_a_dict_does(new_database: Callable[[], Open]) -> None:
     """Whatever sequence of uses is made, each returns or raises what it does on the dict."""
 
@@ -578,5 +587,5 @@ def test_storage_does_as_a_dict_does(new_database: Callable[[], Open]) -> None:
 
     run_state_machine_as_test(
         Machine,
-        settings=settings(max_examples=25, stateful_step_count=25, deadline=None, derandomize=True),
+        settings=settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True),
     )

@@ -162,11 +162,7 @@ async def key_rotate(
 async def key_limit(
     registry: Registry, key_id: str, rate: str, *, app_name: str, as_json: bool
 ) -> None:
-    """Let a key make so many requests: RATE is as 600/minute, none for any number, or default.
-
-    The default is KNOWNAS_KEY_RATE. Each server process counts by itself, and keeps to it within a
-    second.
-    """
+    """Let a key make RATE requests: as 600/minute, none: any number, default: KNOWNAS_KEY_RATE."""
     app = await registry.app(app_name)
     kept = _rate(rate)
     await registry.limit_key(app.id, key_id, kept)

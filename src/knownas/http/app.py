@@ -25,6 +25,7 @@ from knownas.errors import (
 from knownas.http import adapty, batch, feed, identity, insight, native, ops, wire
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
+from knownas.http.upkeep import keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -72,6 +73,9 @@ HOT_ROUTE: Final = Resource(
 )
 """The route whose GET `server.py` answers by the fast lane, where it can."""
 
+FIND_ROUTE: Final = Resource("/api/v1/profiles/", GET=native.find_profiles)
+"""The other route whose GET is answered by the fast lane, where it is an ordinary one."""
+
 ROUTES: Final = (
     HOT_ROUTE,
     Resource(
@@ -85,7 +89,7 @@ ROUTES: Final = (
         "/api/v1/sdk/integration/profile/set/integration-identifiers/",
         POST=adapty.set_identifiers_from_sdk,
     ),
-    Resource("/api/v1/profiles/", GET=native.find_profiles),
+    FIND_ROUTE,
     Resource("/api/v1/profile/", GET=native.get_profile),
     Resource("/api/v1/profile/clear/", POST=native.clear_identifiers),
     Resource("/api/v1/profile/history/", GET=insight.get_history),
@@ -242,7 +246,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
+        beside = asyncio.create_task(keep_up(registry, settings.history_days))
         yield
+        beside.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await beside
         await registry.close()
 
     app = Application(

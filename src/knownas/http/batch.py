@@ -51,11 +51,11 @@ _HOW_TO_ASK: Final = (
 _Question = ProfileRef | Sought | KnownasError
 
 
-class _One(msgspec.Struct, frozen=True):
+class _One(msgspec.Struct, frozen=True, gc=False):
     profile: wire.NativeProfile
 
 
-class _Several(msgspec.Struct, frozen=True):
+class _Several(msgspec.Struct, frozen=True, gc=False):
     profiles: list[wire.NativeProfile]
     more: bool
 
@@ -216,16 +216,16 @@ def _question(item: Any) -> _Question:  # noqa: ANN401 - what a client sent
     if not isinstance(item, dict):
         raise ValidationError("Must be an object.")
     given = fields.cleaned(item, _ASKED)
-    by_value = "value" in given or "kind" in given
-    by_profile = "profile_id" in given or "customer_user_id" in given
-    if by_value == by_profile:
+    customer, profile_id = given.get("customer_user_id"), given.get("profile_id")
+    kind, value = given.get("kind"), given.get("value")
+    by_profile = customer is not None or profile_id is not None
+    if by_profile == (kind is not None or value is not None):
         raise ValidationError(_HOW_TO_ASK)
     if by_profile:
-        return ProfileRef(given.get("customer_user_id"), given.get("profile_id"))
-    if "value" not in given:
+        return ProfileRef(customer, profile_id)
+    if value is None:
         raise ValidationError("Must be given.", source="value")
-    kinds = (given["kind"],) if "kind" in given else ALL_KINDS
-    return Sought(kinds, given["value"], HOLDERS_AN_ITEM)
+    return Sought(ALL_KINDS if kind is None else (kind,), value, HOLDERS_AN_ITEM)
 
 
 _ASKED: Final[fields.Cleaners] = {**fields.WHO, "kind": clean_kind, "value": clean_value}

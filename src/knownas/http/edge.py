@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from knownas.http import wire
+from knownas.http.app import FIND_ROUTE, HOT_ROUTE
 from knownas.http.fast_lane import FastLane, raw_answer
 from knownas.metrics import UNKNOWN_ROUTE
 
@@ -42,7 +43,8 @@ class Edge:
         self.request_seconds: float = settings.request_seconds
         self.stall_seconds: float = settings.stall_seconds
         # The access log is written by the application, so whoever wants one gives up the lane.
-        self.lane = None if settings.access_log else FastLane(state)
+        self.lane = None if settings.access_log else FastLane(state, HOT_ROUTE)
+        self.finding_lane = None if settings.access_log else FastLane(state, FIND_ROUTE)
         self.connections: set[Protocol] = set()
         self.draining_since: float | None = None
         self._draining: asyncio.Event = state.draining

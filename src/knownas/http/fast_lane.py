@@ -1,9 +1,10 @@
 """The fast lane: the answer to an ordinary hot request, without a task, a scope or an event.
 
-It is for the identifiers of one profile, read or set, named by one header, with a key that was
-read just now and whose requests are not counted. Whatever is out of the ordinary, an error
-included, is left to the application; for what is not, the bytes are the application's own, since
-both ways call the same functions for the key, the profile and the body. A test holds them together.
+It is for the identifiers of one profile, read or set, named by one header, and for the profiles
+that have one identifier, with a key that was read just now and whose requests are not counted.
+Whatever is out of the ordinary, an error included, is left to the application; for what is not,
+the bytes are the application's own, since both ways call the same functions for the key, the
+profile and the body. A test holds them together.
 
 A write, and a storage behind a network, answer later, and so does the lane then: until it does,
 the connection is as busy as with a request on the normal way.
@@ -14,6 +15,7 @@ bytes around a plain value has been parsed already.
 """
 
 import asyncio
+import re
 import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -24,15 +26,19 @@ from knownas import logs
 from knownas.errors import InternalError, KnownasError, ProfileNotFound
 from knownas.history import Source
 from knownas.http import wire
-from knownas.http.app import HOT_ROUTE
+from knownas.http.app import FIND_ROUTE, HOT_ROUTE, Resource
+from knownas.http.native import DEFAULT_LIMIT
+from knownas.lookups import Holders, Sought
 from knownas.metrics import BOUNDS_NS
 from knownas.model import (
+    KIND_NUMBER,
     Identifiers,
     Profile,
     ProfileRef,
     clean_customer_user_id,
     clean_identifiers,
     clean_profile_id,
+    clean_value,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +47,11 @@ if TYPE_CHECKING:
 Headers = list[tuple[bytes, bytes]]
 
 HOT_URLS: Final = frozenset({HOT_ROUTE.path.encode(), HOT_ROUTE.path.rstrip("/").encode()})
+FIND_URLS: Final = (f"{FIND_ROUTE.path}?".encode(), f"{FIND_ROUTE.path.rstrip('/')}?".encode())
+"""What the URL of a reverse look-up begins with."""
+_plain_query: Final = re.compile(
+    rb"(?:kind=([a-z_]+)&)?value=([0-9A-Za-z._~:-]+)(?:&kind=([a-z_]+))?"
+).fullmatch
 
 (
     _AUTHORIZATION,
@@ -74,6 +85,11 @@ _ROLES: Final = {
     b"expect": _OTHER_WAY,
     b"upgrade": _OTHER_WAY,
 }
+_ROLES_IN_A_LOOK_UP: Final = {
+    **_ROLES,
+    wire.CUSTOMER_HEADER.encode(): _OTHER_WAY,  # they mean nothing, but must not contradict
+    wire.PROFILE_HEADER.encode(): _OTHER_WAY,
+}
 _ROLES_IN_A_WRITE: Final = {
     **_ROLES,
     b"content-length": _LENGTH,
@@ -87,12 +103,29 @@ class Asked(NamedTuple):
 
     authorization: bytes
     by: int
-    """`_CUSTOMER` or `_PROFILE`."""
+    """`_CUSTOMER`, `_PROFILE`, or `_OTHER_WAY` where no header names a profile."""
     name: bytes
     """The header that names the profile, as it was sent."""
     value: bytes
     request_id: bytes | None
     writes: bool = False
+
+
+class LookUp(NamedTuple):
+    """What an ordinary reverse look-up asks: who has a value as this kind."""
+
+    asked: Asked
+    """By whom it is asked; it names no profile."""
+    kind: int
+    value: bytes
+
+
+class LookUpMemory(NamedTuple):
+    """A reverse look-up that was answered: its bytes around another plain query are another."""
+
+    before: bytes
+    after: bytes
+    asked: Asked
 
 
 class Memory(NamedTuple):
@@ -106,12 +139,14 @@ class Memory(NamedTuple):
 class FastLane:
     """Answers for all connections of one process."""
 
-    def __init__(self, state: Any) -> None:  # noqa: ANN401 - Starlette's state is untyped
-        """Take what the application was made of."""
+    def __init__(self, state: Any, route: Resource) -> None:  # noqa: ANN401 - Starlette's state is untyped
+        """Take what the application was made of, and the route by which answers are counted."""
         registry: Registry = state.registry
+        self._route = route.path
         self._believed_key = registry.believed_key
         self._identifiers = registry.storage.identifiers_in_turn
         self._set_identifiers = registry.set_identifiers
+        self._holders = registry.storage.holders_in_turn
         self._tells_position = registry.storage.has_standby
         self._new_request_id = state.new_request_id
         self._dialect = state.settings.error_dialect
@@ -119,10 +154,10 @@ class FastLane:
         self._metrics = metrics = state.metrics
         self._cells = metrics.cells
         self._reads, self._writes = (
-            {status: metrics.counter_cell(method, HOT_ROUTE.path, status) for status in (200, 404)}
+            {status: metrics.counter_cell(method, route.path, status) for status in (200, 404)}
             for method in ("GET", "POST")
         )
-        self._buckets, self._sum = metrics.histogram_cells(HOT_ROUTE.path)
+        self._buckets, self._sum = metrics.histogram_cells(route.path)
         self._dated: Headers | None = None
         self._heads: dict[int, bytes] = {}
 
@@ -149,6 +184,23 @@ class FastLane:
         except Exception:  # noqa: BLE001 - whatever it is, the application meets it and tells it
             return None
         return self._whole(status, body, asked, dated, began_ns)
+
+    def find(
+        self, look_up: LookUp, dated: Headers, began_ns: int
+    ) -> "bytes | asyncio.Future[Holders] | None":
+        """Return the whole answer to a reverse look-up, or what else `answer` returns."""
+        key = self._believed_key(look_up.asked.authorization)
+        if key is None or key.type != "secret" or key.rate is not None:
+            return None
+        try:
+            value = clean_value(look_up.value.decode(), source="value")
+            found = self._holders(key.app.id, Sought((look_up.kind,), value, DEFAULT_LIMIT))
+            if not isinstance(found, Holders):
+                return asyncio.ensure_future(found)
+            body = wire.holders_body(found)
+        except Exception:  # noqa: BLE001 - as above
+            return None
+        return self._whole(200, body, look_up.asked, dated, began_ns)
 
     def write(self, asked: Asked, body: bytes) -> "asyncio.Future[Profile] | None":
         """Begin the write that `asked` and a whole body ask for; None leaves it to the application.
@@ -177,7 +229,7 @@ class FastLane:
 
     def answer_late(
         self,
-        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile] | asyncio.Future[Holders]",
         asked: Asked,
         dated: Headers,
         began_ns: int,
@@ -191,7 +243,12 @@ class FastLane:
         ending = b"connection: close\r\n" if close else b""
         try:
             result = found.result()
-            body = b"" if isinstance(result, Profile) else wire.identifiers_body(result)
+            if isinstance(result, Profile):
+                body = b""
+            elif isinstance(result, Holders):
+                body = wire.holders_body(result)
+            else:
+                body = wire.identifiers_body(result)
             return self._whole(200, body, asked, dated, began_ns, ending)
         except ProfileNotFound:
             return self._whole(404, self._not_found, asked, dated, began_ns, ending)
@@ -233,7 +290,7 @@ class FastLane:
         status = wire.STATUS[error.code]
         body = wire.error_body(error, self._dialect)
         method = "POST" if asked.writes else "GET"
-        self._metrics.count(method, HOT_ROUTE.path, status, time.monotonic_ns() - began_ns)
+        self._metrics.count(method, self._route, status, time.monotonic_ns() - began_ns)
         lines = [*dated]
         if error.retry_after is not None:
             lines.append((b"retry-after", b"%d" % error.retry_after))
@@ -272,6 +329,23 @@ def read_write(headers: Headers) -> Asked | None:
     return _read(headers, _ROLES_IN_A_WRITE, writes=True)
 
 
+def read_look_up(url: bytes, headers: Headers) -> LookUp | None:
+    """Return what a reverse look-up asks: by kind and a plain value, and in no other way."""
+    asked = _read(headers, _ROLES_IN_A_LOOK_UP)
+    return None if asked is None else _look_up(asked, url.partition(b"?")[2])
+
+
+def _look_up(asked: Asked, query: bytes) -> LookUp | None:
+    found = _plain_query(query)
+    if found is None:
+        return None
+    before, value, behind = found.groups()
+    kind = KIND_NUMBER.get((before or behind or b"").decode())
+    if kind is None or (before and behind):
+        return None
+    return LookUp(asked, kind, value)
+
+
 def _read(headers: Headers, roles: dict[bytes, int], *, writes: bool = False) -> Asked | None:
     found: list[bytes | None] = [None] * _OTHER_WAY
     names: list[bytes] = [b""] * _OTHER_WAY
@@ -294,7 +368,8 @@ def _read(headers: Headers, roles: dict[bytes, int], *, writes: bool = False) ->
         return Asked(authorization, _CUSTOMER, names[_CUSTOMER], customer, request_id, writes)
     if profile and not customer:
         return Asked(authorization, _PROFILE, names[_PROFILE], profile, request_id, writes)
-    return None
+    names_nobody = roles is _ROLES_IN_A_LOOK_UP
+    return Asked(authorization, _OTHER_WAY, b"", b"", request_id) if names_nobody else None
 
 
 def _ref(by: int, value: bytes) -> ProfileRef:
@@ -326,3 +401,22 @@ def plain_value(memory: Memory, data: bytes) -> bytes | None:
     if value != value.strip(b" "):
         return None
     return value
+
+
+def asks_who(asked: Asked) -> bool:
+    """Tell whether it was a reverse look-up that asked it."""
+    return asked.by == _OTHER_WAY
+
+
+def remember_look_up(data: bytes, asked: Asked) -> LookUpMemory:
+    """Return what to remember of a reverse look-up that was `data`."""
+    start = data.index(b"?") + 1
+    return LookUpMemory(data[:start], data[data.index(b" ", start) :], asked)
+
+
+def known_look_up(memory: LookUpMemory, data: bytes) -> LookUp | None:
+    """Return what `data` looks up, if it has the remembered bytes around a plain query."""
+    before, after, asked = memory
+    if data.startswith(before) and data.endswith(after):
+        return _look_up(asked, data[len(before) : -len(after)])
+    return None

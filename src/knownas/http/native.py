@@ -14,7 +14,8 @@ from knownas.http.asking import authenticated, once_of, registry_of
 from knownas.lookups import Sought
 from knownas.model import ALL_KINDS, clean_kind, clean_kinds, clean_value
 
-_DEFAULT_LIMIT: Final = 20
+DEFAULT_LIMIT: Final = 20
+"""How many profiles a page of a reverse look-up has at most."""
 _MAX_LIMIT: Final = 100
 _MAX_NUMBER: Final = 2**53
 
@@ -78,6 +79,6 @@ def _sought(query_string: bytes) -> Sought:
     return Sought(
         (clean_kind(given["kind"], source="kind"),) if "kind" in given else ALL_KINDS,
         clean_value(given["value"], source="value"),
-        query.number(given, "limit", 1, _MAX_LIMIT) or _DEFAULT_LIMIT,
+        query.number(given, "limit", 1, _MAX_LIMIT) or DEFAULT_LIMIT,
         wire.cursor(given["cursor"], source="cursor") if "cursor" in given else None,
     )

@@ -25,9 +25,10 @@ from knownas.errors import KnownasError
 from knownas.http import fast_lane, wire
 from knownas.http.cycle import NOT_HTTP, Cycle, Flow, GentleTransport, LateAnswer, scope_of
 from knownas.http.edge import EdgeConfig
-from knownas.http.fast_lane import Asked, FastLane, Memory
+from knownas.http.fast_lane import Asked, FastLane, LookUp, LookUpMemory, Memory
 
 if TYPE_CHECKING:
+    from knownas.lookups import Holders
     from knownas.model import Identifiers, Profile
 
 MAX_HEADERS: Final = 64
@@ -92,6 +93,7 @@ class Protocol(HttpToolsProtocol):
         self._lingering_since: float | None = None
         # How to know again what the lane answered. It is kept only while nothing is under way.
         self._memory: Memory | None = None
+        self._look_up_memory: LookUpMemory | None = None
 
     # --- the connection ---------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class Protocol(HttpToolsProtocol):
         self._edge.connections.discard(self)
         self.pipeline.clear()
         self._held = b""
-        self._memory = None
+        self._memory = self._look_up_memory = None
         super().connection_lost(exc)
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
@@ -126,6 +128,8 @@ class Protocol(HttpToolsProtocol):
             value = fast_lane.plain_value(memory, data)
             if value is not None and self._take_the_lane(memory.asked, value):
                 return
+        elif self._look_up_memory is not None and self._finds_again(self._look_up_memory, data):
+            return
         if not self._deaf:
             self._listen(data)
 
@@ -143,6 +147,8 @@ class Protocol(HttpToolsProtocol):
                 self.cycle.memory = memory
             else:
                 self._memory = memory
+                if memory is None and fast_lane.asks_who(self._asked):
+                    self._look_up_memory = fast_lane.remember_look_up(data, self._asked)
 
     def _feed_by_pieces(self, data: bytes) -> None:
         """Parse up to where a request has to wait for another; hold back what follows."""
@@ -179,7 +185,7 @@ class Protocol(HttpToolsProtocol):
         False closes the connection, once all that was written is sent.
         """
         self._half_closed = True
-        self._memory = None
+        self._memory = self._look_up_memory = None
         if self._lingering_since is not None:
             return False
         if not self.pipeline and not self._deaf and self._stage != _IDLE:
@@ -189,7 +195,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Note that the client does not read."""
         super().pause_writing()
-        self._memory = None
+        self._memory = self._look_up_memory = None
 
     def resume_writing(self) -> None:
         """Note that the client has read."""
@@ -198,7 +204,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Begin to drain: the next answer is the last, an idle connection closes in a while."""
-        self._memory = None
+        self._memory = self._look_up_memory = None
         if self.cycle is not None and not self._held:
             self.cycle.keep_alive = False
 
@@ -257,7 +263,7 @@ class Protocol(HttpToolsProtocol):
         self._upgrading = False
         self._unbounded_bytes = 0
         self._messages += 1
-        self._memory = None
+        self._memory = self._look_up_memory = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; what comes after a chunked body is dropped."""
@@ -279,6 +285,12 @@ class Protocol(HttpToolsProtocol):
                 if self._write is not None:
                     self._stage = _BODY
                     return
+        elif self.url.startswith(fast_lane.FIND_URLS) and self._is_ordinary():
+            look_up = fast_lane.read_look_up(self.url, self.headers)
+            if look_up is not None and self.parser.get_method() == b"GET" and self._find(look_up):
+                self._asked = look_up.asked
+                self._stage = _BODY
+                return
         try:
             self._go_the_normal_way()
         except KnownasError as error:
@@ -360,7 +372,28 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(answer)
         else:
             self._answer_when_done(lane, answer, LateAnswer(asked, self._memory, began_ns))
-            self._memory = None
+            self._memory = self._look_up_memory = None
+        return True
+
+    def _finds_again(self, memory: LookUpMemory, data: bytes) -> bool:
+        look_up = fast_lane.known_look_up(memory, data)
+        return look_up is not None and self._find(look_up)
+
+    def _find(self, look_up: LookUp) -> bool:
+        """Take the lane to answer a reverse look-up."""
+        lane = self._edge.finding_lane
+        if lane is None:
+            return False
+        began_ns = time.monotonic_ns()
+        answer = lane.find(look_up, self.server_state.default_headers, began_ns)
+        if answer is None:
+            return False
+        self._began_ns = began_ns
+        if isinstance(answer, bytes):
+            self.transport.write(answer)
+        else:
+            self._look_up_memory = None
+            self._answer_when_done(lane, answer, LateAnswer(look_up.asked, None, began_ns))
         return True
 
     def _take_the_lane_to_write(self, asked: Asked) -> bool:
@@ -384,7 +417,7 @@ class Protocol(HttpToolsProtocol):
     def _answer_when_done(
         self,
         lane: FastLane,
-        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile] | asyncio.Future[Holders]",
         late: LateAnswer,
     ) -> None:
         self.cycle = self._running = late
@@ -394,7 +427,7 @@ class Protocol(HttpToolsProtocol):
         self,
         lane: FastLane,
         late: LateAnswer,
-        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile]",
+        found: "asyncio.Future[Identifiers] | asyncio.Future[Profile] | asyncio.Future[Holders]",
     ) -> None:
         """Write what the lane answers now that the storage has answered, and go on."""
         dated = self.server_state.default_headers
@@ -519,7 +552,7 @@ class Protocol(HttpToolsProtocol):
         the client was sending.
         """
         self._deaf = True
-        self._memory = None
+        self._memory = self._look_up_memory = None
         if self._lingering_since is not None or self.transport.is_closing():
             return
         if self._half_closed:

@@ -113,7 +113,7 @@ class _Attribute(msgspec.Struct, frozen=True, gc=False):
     value: str | float
 
 
-class NativeProfile(msgspec.Struct, frozen=True):
+class NativeProfile(msgspec.Struct, frozen=True, gc=False):
     """A profile in this server's own API: of the identifiers only those that are set."""
 
     profile_id: str
@@ -327,7 +327,7 @@ def media_type_of(headers: Headers, body: bytes, if_empty: str | None, *allowed:
     """
     if not body:
         raise ValidationError(if_empty)
-    said = headers.get("content-type").partition(b";")[0].strip().lower() or allowed[0]
+    said = (headers.get("content-type") or allowed[0]).partition(b";")[0].strip().lower()
     names = " or ".join(one.decode() for one in allowed)
     message = f"Send the body as {names}, without a Content-Encoding."
     if said not in allowed:
@@ -418,13 +418,12 @@ def _too_large(limit: int) -> KnownasError:
 
 
 def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:
-    """Tell whether the body surely has no key twice; False says nothing.
+    """Tell whether the body surely has no key twice in an object; False says nothing.
 
-    In a flat object without escapes each text stands between two quotes, so more quotes than
-    the parsed texts explain mean that the parser dropped something.
+    Without escapes each text stands between two quotes, so a body with more quotes than what
+    was parsed has when it is written again had something that the parser dropped.
     """
-    texts = len(parsed) + sum(isinstance(value, str) for value in parsed.values())
-    return b"\\" not in body and body.count(b'"') == 2 * texts
+    return b"\\" not in body and body.count(b'"') == encode(parsed).count(b'"')
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

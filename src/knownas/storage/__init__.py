@@ -106,6 +106,13 @@ class Storage(Protocol):
         """
         ...
 
+    def holders_in_turn(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """Do as `holders`; only to be called from within a socket's callback.
+
+        It shares a turn's snapshot with `identifiers_in_turn`, for the same reason.
+        """
+        ...
+
     async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
         """Return what `holders` returns for each value in order, all read as by `profiles`."""
         ...

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
-from knownas.errors import KnownasError, ServiceUnavailable, ValidationError
+from knownas.editing import Edit, Needs
+from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
 from knownas.model import (
@@ -18,20 +19,27 @@ from knownas.model import (
     AppId,
     Identifiers,
     LogPosition,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
 )
-from knownas.storage import postgres_bulk, postgres_check, postgres_lookups, postgres_schema
+from knownas.storage import postgres_apps as apps
+from knownas.storage import (
+    postgres_bulk,
+    postgres_check,
+    postgres_edit,
+    postgres_lookups,
+    postgres_schema,
+)
 from knownas.storage import postgres_feed as feed
 from knownas.storage import postgres_reads as reads
-from knownas.storage.postgres_bulk import Job
+from knownas.storage.postgres_edit import Job
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
 from knownas.storage.postgres_state import Write
 from knownas.storage.postgres_writes import MAX_TRIES, write
-from knownas.storage.rows import from_key
 
 T = TypeVar("T")
 
@@ -41,6 +49,10 @@ LOOKERS: Final = 1
 """Connections for batches and reverse look-ups, which are not to hold up the hot reads."""
 LOOKUPS_AT_ONCE: Final = 32
 """A reverse look-up may find many profiles, a hot read finds one."""
+EDITS_AT_ONCE: Final = 100
+"""Edits to a transaction: one may be as much as several writes."""
+FEW_REFS: Final = 10
+"""An edit that asks for more profiles has a transaction of its own."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
 FOLLOWERS: Final = 1
@@ -51,35 +63,6 @@ ASIDE: Final = 2
 _PING: Final = "SELECT 1 FROM schema_version"
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = $1"
-
-_INSERT_APP: Final = """
-INSERT INTO apps (uuid, name, created_at) VALUES ($1, $2, $3)
-ON CONFLICT (name) DO NOTHING RETURNING id
-"""
-_APPS: Final = "SELECT id, uuid, name, created_at FROM apps ORDER BY created_at, id"
-_INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT (digest) DO NOTHING RETURNING id
-"""
-_PUT_KEY: Final = """
-INSERT INTO api_keys AS k (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-ON CONFLICT (digest) DO UPDATE SET
-  expires_at = least(k.expires_at, excluded.expires_at),
-  ended_at = least(k.ended_at, excluded.ended_at),
-  rate = excluded.rate
-WHERE k.app_id = excluded.app_id RETURNING id
-"""
-_EXPIRE_KEY: Final = """
-UPDATE api_keys SET expires_at = least(expires_at, $1) WHERE app_id = $2 AND id = $3
-"""
-_END_KEY: Final = """
-UPDATE api_keys SET ended_at = coalesce(ended_at, $1) WHERE app_id = $2 AND id = $3 RETURNING id
-"""
-_SET_KEY_RATE: Final = """
-UPDATE api_keys SET rate = $1 WHERE app_id = $2 AND id = $3 RETURNING id
-"""
 
 
 class PostgresStorage:
@@ -121,9 +104,15 @@ class PostgresStorage:
         self._batches_of_holders: Gathering[postgres_lookups.ManySought, list[Holders]] = Gathering(
             self._lookers, postgres_lookups.holders_of_each, seconds, at_once=1
         )
-        self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, reads.keys, seconds)
+        self._keys: Gathering[bytes, ApiKey | None] = Gathering(self._readers, apps.keys, seconds)
         self._pings: Gathering[None, None] = Gathering(self._readers, _ping, seconds)
         self._writes: Gathering[Write, Profile] = Gathering(self._writers, self._write, seconds)
+        self._edits: Gathering[Job, Any] = Gathering(
+            self._writers, self._edit, seconds, at_once=EDITS_AT_ONCE
+        )
+        self._long_edits: Gathering[Job, Any] = Gathering(
+            self._writers, self._edit, seconds, at_once=1
+        )
         self._pages: Gathering[Callable[[Link], Awaitable[Any]], Any] = Gathering(
             self._followers, _in_turn, seconds
         )
@@ -133,6 +122,9 @@ class PostgresStorage:
 
     async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
         return await write(link, group)
+
+    async def _edit(self, link: Link, group: list[Job]) -> list[Any]:
+        return await postgres_edit.edit(link, group)
 
     # --- profiles ---------------------------------------------------------------------------
 
@@ -168,6 +160,8 @@ class PostgresStorage:
         """See `Storage.holders`."""
         return self._holders.put((app, sought))
 
+    holders_in_turn = holders
+
     async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
         """See `Storage.holders_of_each`."""
         return await self._batches_of_holders.put((app, wanted))
@@ -201,7 +195,7 @@ class PostgresStorage:
         self, app: AppId, profiles: Iterable[Profile], *, now: int, by: Source = SERVER
     ) -> int:
         """See `Storage.add_profiles`."""
-        job, brought = Job(app, now, by), list(profiles)
+        job, brought = postgres_bulk.Job(app, now, by), list(profiles)
         return await self._do(lambda link: postgres_bulk.add(link, job, brought), long=True)
 
     async def profiles_after(
@@ -220,7 +214,7 @@ class PostgresStorage:
         by: Source = SERVER,
     ) -> int:
         """See `Storage.replace_profiles`."""
-        job, old, brought = Job(app, now, by), list(gone), list(new)
+        job, old, brought = postgres_bulk.Job(app, now, by), list(gone), list(new)
         return await self._do(
             lambda link: postgres_bulk.replace(link, job, old, brought), long=True
         )
@@ -229,6 +223,21 @@ class PostgresStorage:
         """See `Storage.count_profiles`."""
         rows = await self._do(lambda link: link.fetch(_COUNT_PROFILES, app), long=True)
         return int(rows[0][0])
+
+    async def edit(
+        self,
+        app: AppId,
+        work: Callable[[Edit], T],
+        *,
+        now: int,
+        by: Source = SERVER,
+        needs: Needs | None = None,
+    ) -> T:
+        """See `Storage.edit`."""
+        job = Job(app, work, needs or Needs(), now, by)
+        edits = self._edits if len(job.needs.refs) <= FEW_REFS else self._long_edits
+        made: T = await edits.put(job)
+        return made
 
     # --- history, feed and counts ---------------------------------------------------------------
 
@@ -246,9 +255,14 @@ class PostgresStorage:
         """See `Storage.end_of_changes`."""
         return await self._read(feed.end)
 
-    async def prune_changes(self, before: int, limit: int) -> int:
-        """See `Storage.prune_changes`."""
-        return await self._do(lambda link: feed.prune(link, before, limit), long=True)
+    async def prune(self, *, now: int, before: int, limit: int) -> int:
+        """See `Storage.prune`."""
+
+        async def job(link: Link) -> int:
+            await postgres_edit.prune_answers(link, now)
+            return await feed.prune(link, before, limit)
+
+        return await self._do(job, long=True)
 
     async def coverage(self, app: AppId) -> list[CoverageDay]:
         """See `Storage.coverage`."""
@@ -270,19 +284,15 @@ class PostgresStorage:
 
     async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
         """See `Storage.create_app`."""
-
-        async def job(link: Link) -> App:
-            async with link.transaction():
-                made = await link.fetch(_INSERT_APP, app_uuid, name, now)
-            if not made:
-                raise ValidationError("There is an app of this name already.", source="name")
-            return App(made[0][0], app_uuid, name, now)
-
-        return await self._do(job)
+        return await self._do(lambda link: apps.create(link, app_uuid, name, now))
 
     async def apps(self) -> list[App]:
         """See `Storage.apps`."""
-        return [App(*row) for row in await self._do(lambda link: link.fetch(_APPS))]
+        return await self._do(apps.apps)
+
+    async def set_policies(self, app: AppId, policies: Policies) -> None:
+        """See `Storage.set_policies`."""
+        await self._do(lambda link: apps.set_policies(link, app, policies))
 
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""
@@ -298,53 +308,27 @@ class PostgresStorage:
         overlap_until: int = 0,
     ) -> None:
         """See `Storage.add_key`."""
-
-        async def job(link: Link) -> None:
-            async with link.transaction():
-                await postgres_bulk.refuse_deleted(link, app)
-                if not await link.fetch(_INSERT_KEY, *from_key(app, key, digest)):
-                    raise ValidationError("This key is in use here already.", source="key")
-                if replacing is not None:
-                    await link.fetch(_EXPIRE_KEY, overlap_until, app, replacing)
-
-        await self._do(job)
+        await self._do(lambda link: apps.add_key(link, app, key, digest, replacing, overlap_until))
 
     async def keys(self, app: AppId) -> list[ApiKey]:
         """See `Storage.keys`."""
-        return await self._do(lambda link: reads.keys_of(link, app))
+        return [key for key, _ in await self.keys_with_digests(app)]
 
     async def keys_with_digests(self, app: AppId) -> list[tuple[ApiKey, bytes]]:
         """See `Storage.keys_with_digests`."""
-        return await self._do(lambda link: reads.keys_with_digests(link, app))
+        return await self._do(lambda link: apps.keys_of(link, app))
 
     async def put_keys(self, app: AppId, keys: Sequence[tuple[ApiKey, bytes]]) -> None:
         """See `Storage.put_keys`."""
-
-        async def job(link: Link) -> None:
-            async with link.transaction():
-                await postgres_bulk.refuse_deleted(link, app)
-                for key, digest in sorted(keys, key=lambda pair: pair[1]):
-                    if not await link.fetch(_PUT_KEY, *from_key(app, key, digest)):
-                        raise ValidationError("Another app has this key already.", source="key")
-
-        await self._do(job, long=True)
+        await self._do(lambda link: apps.put_keys(link, app, keys), long=True)
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""
-        return await self._update_key(_END_KEY, at, app, key_id)
+        return await self._do(lambda link: apps.end_key(link, app, key_id, at))
 
     async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
         """See `Storage.set_key_rate`."""
-        return await self._update_key(_SET_KEY_RATE, rate, app, key_id)
-
-    async def _update_key(self, statement: str, *values: object) -> bool:
-        """Run a statement on one key, and tell whether there is such a key."""
-
-        async def job(link: Link) -> bool:
-            async with link.transaction():
-                return bool(await link.fetch(statement, *values))
-
-        return await self._do(job)
+        return await self._do(lambda link: apps.set_key_rate(link, app, key_id, rate))
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""

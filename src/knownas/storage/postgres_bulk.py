@@ -6,33 +6,42 @@ from typing import Final, NamedTuple
 import asyncpg
 import msgspec
 
-from knownas.errors import Unauthorized
+from knownas.editing import Alias
 from knownas.history import Source
 from knownas.model import AppId, Profile, ProfileId
+from knownas.storage.postgres_apps import refuse_deleted
 from knownas.storage.postgres_changes import (
     CHANGE_COLUMNS,
     OWN_TX,
     ChangeRow,
     Entry,
-    Last,
     Tally,
     last_of,
     note,
 )
 from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import ProfileKey, columns, locked_profiles
-from knownas.storage.postgres_state import Customers, Profiles
+from knownas.storage.postgres_reads import (
+    AliasKey,
+    Customers,
+    ProfileKey,
+    Profiles,
+    aliases_of,
+    columns,
+    customer_name,
+    id_name,
+    locked_profiles,
+)
 from knownas.storage.postgres_writes import (
     CLAIM_CUSTOMERS,
     CUSTOMER_COLUMNS,
+    DELETE_ALIASES,
     DELETE_CUSTOMERS,
     DELETE_IDENTIFIERS,
     DELETE_PROFILES,
     IDENTIFIER_COLUMNS,
     INSERT_IDENTIFIERS,
     INSERT_PROFILES,
-    LOCK_APPS,
     PROFILE_COLUMNS,
     customer_rows,
     identifier_keys,
@@ -48,6 +57,7 @@ SELECT customer_user_id FROM customers WHERE app_id = $1 AND customer_user_id = 
 _TAKEN_IDS: Final = """
 SELECT profile_id::text FROM profiles WHERE app_id = $1 AND profile_id = any($2::uuid[])
 """
+_HAS_MERGED: Final = "SELECT 1 FROM aliases WHERE app_id = $1 LIMIT 1"
 
 # In this order: whoever makes a profile holds its app, and whoever changes one holds the profile.
 _DELETE_APP: Final = (
@@ -59,6 +69,8 @@ _DELETE_APP: Final = (
     "DELETE FROM changes WHERE app_id = $1",
     "DELETE FROM shared_identifiers WHERE app_id = $1",
     "DELETE FROM coverage WHERE app_id = $1",
+    "DELETE FROM aliases WHERE app_id = $1",
+    "DELETE FROM answers WHERE app_id = $1",
 )
 
 
@@ -68,12 +80,6 @@ class Job(NamedTuple):
     app: AppId
     now: int
     by: Source
-
-
-async def refuse_deleted(link: Link, app: AppId) -> None:
-    """Raise Unauthorized when the app is gone; keep it from going in this transaction."""
-    if not await link.fetch(LOCK_APPS, [app]):
-        raise Unauthorized
 
 
 async def add(link: Link, job: Job, profiles: list[Profile]) -> int:
@@ -88,8 +94,8 @@ async def add(link: Link, job: Job, profiles: list[Profile]) -> int:
 
 
 async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> int:
-    customers, ids = await _taken(link, job.app, brought)
-    new = {(job.app, one.profile_id): one for one in _untaken(brought, customers, ids)}
+    taken = await _taken(link, job.app, brought)
+    new = {(job.app, one.profile_id): one for one in _untaken(brought, taken)}
     # What others have made since it was looked for is left out as well.
     claims = _customers(new)
     if claims:
@@ -99,7 +105,8 @@ async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> in
     if not new:
         return 0
     last = await last_of(link, new)
-    new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+    changed_in = {key: one.tx for key, one in last.items()}
+    new = _numbered(new, {key: one.revision for key, one in last.items()})
     made = await link.fetch(INSERT_PROFILES, *profile_rows(new, changed_in))
     if len(made) < len(new):
         keys = {(AppId(of), ProfileId(str(profile_id))) for of, profile_id in made}
@@ -110,14 +117,15 @@ async def _add(link: Link, job: Job, brought: list[Profile], tally: Tally) -> in
     noted = await tally.rows(link, _entries(job, {}, new), changed_in)
     if indexed := identifier_keys(new):
         await link.fetch(INSERT_IDENTIFIERS, *columns(sorted(indexed)))
+    await _end_aliases(link, taken, new)
     await note(link, noted)
     return len(new)
 
 
-def _numbered(new: Profiles, last: dict[ProfileKey, Last]) -> Profiles:
+def _numbered(new: Profiles, revisions: dict[ProfileKey, int]) -> Profiles:
     """Return profiles with the revisions that follow those that their ids had."""
     return {
-        key: msgspec.structs.replace(one, revision=last[key].revision + 1 if key in last else 1)
+        key: msgspec.structs.replace(one, revision=revisions.get(key, 0) + 1)
         for key, one in new.items()
     }
 
@@ -130,14 +138,56 @@ def _entries(job: Job, old: Profiles, new: Profiles) -> list[Entry]:
     ]
 
 
-async def _taken(
-    link: Link, app: AppId, brought: list[Profile]
-) -> tuple[set[str | None], set[ProfileId]]:
-    """Return which of the customers and ids of these profiles the app has already."""
+class _Taken(NamedTuple):
+    """Which customers and ids an app has already, and where those of merged profiles lead."""
+
+    app: AppId
+    customers: set[str]
+    ids: set[ProfileId]
+    aliases: dict[AliasKey, Alias]
+
+    def leads(self, name: AliasKey) -> bool:
+        """Tell whether a name leads to a profile that there is."""
+        while alias := self.aliases.get(name):
+            if alias.profile_id in self.ids:
+                return True
+            name = id_name((self.app, alias.profile_id))
+        return False
+
+
+async def _taken(link: Link, app: AppId, brought: list[Profile]) -> _Taken:
+    """Return what of these profiles is taken."""
     named = [one.customer_user_id for one in brought if one.customer_user_id is not None]
     customers = {row[0] for row in await link.fetch(_TAKEN_CUSTOMERS, app, named)}
-    asked = [one.profile_id for one in brought]
-    return customers, {ProfileId(row[0]) for row in await link.fetch(_TAKEN_IDS, app, asked)}
+    ids = await _taken_ids(link, app, [one.profile_id for one in brought])
+    aliases: dict[AliasKey, Alias] = {}
+    if await link.fetch(_HAS_MERGED, app):
+        names = {name for one in brought for name in _names(app, one)}
+        while names:
+            found = await aliases_of(link, names)
+            aliases |= found
+            names = {id_name((app, it.profile_id)) for it in found.values()} - aliases.keys()
+        ids |= await _taken_ids(link, app, [it.profile_id for it in aliases.values()])
+    return _Taken(app, customers, ids, aliases)
+
+
+async def _taken_ids(link: Link, app: AppId, asked: list[ProfileId]) -> set[ProfileId]:
+    return {ProfileId(row[0]) for row in await link.fetch(_TAKEN_IDS, app, asked)}
+
+
+def _names(app: AppId, profile: Profile) -> list[AliasKey]:
+    """Return the aliases that would stand in the way of a profile."""
+    names = [id_name((app, profile.profile_id))]
+    if profile.customer_user_id is not None:
+        names.append(customer_name((app, profile.customer_user_id)))
+    return names
+
+
+async def _end_aliases(link: Link, taken: _Taken, new: Profiles) -> None:
+    """Have names lead nowhere that are those of new profiles; they led to none that there is."""
+    names = {name for one in new.values() for name in _names(taken.app, one)}
+    if ended := names & taken.aliases.keys():
+        await link.fetch(DELETE_ALIASES, *columns(sorted(ended)))
 
 
 async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Profile]) -> int:
@@ -148,13 +198,16 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
     async with link.transaction():
         await refuse_deleted(link, job.app)
         old, changed_in = await locked_profiles(link, {(job.app, one) for one in gone})
-        customers, ids = await _taken(link, job.app, brought)
-        free = {one.customer_user_id for one in old.values()}
-        left = _untaken(brought, customers - free, ids - {profile_id for _, profile_id in old})
+        taken = await _taken(link, job.app, brought)
+        taken.customers.difference_update(one.customer_user_id or "" for one in old.values())
+        taken.ids.difference_update(profile_id for _, profile_id in old)
+        left = _untaken(brought, taken)
         new = {(job.app, one.profile_id): one for one in left}
-        last = {key: Last(one.revision, changed_in[key]) for key, one in old.items()}
-        last |= await last_of(link, new.keys() - old.keys())
-        new, changed_in = _numbered(new, last), {key: one.tx for key, one in last.items()}
+        last = await last_of(link, new.keys() - old.keys())
+        revisions = {key: one.revision for key, one in old.items()}
+        revisions |= {key: one.revision for key, one in last.items()}
+        changed_in |= {key: one.tx for key, one in last.items()}
+        new = _numbered(new, revisions)
         tally = Tally()
         noted = await tally.rows(link, _entries(job, old, new), changed_in)
         own = (await link.fetch(OWN_TX))[0][0]
@@ -164,6 +217,7 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
             await _copy_changes(link, noted, own)
         except asyncpg.UniqueViolationError:
             raise Outrun from None
+        await _end_aliases(link, taken, new)
         await tally.write(link)
     return len(new)
 
@@ -203,15 +257,17 @@ def _customers(profiles: Profiles) -> Customers:
     }
 
 
-def _untaken(
-    brought: list[Profile], customers: set[str | None], ids: set[ProfileId]
-) -> Iterator[Profile]:
+def _untaken(brought: list[Profile], taken: _Taken) -> Iterator[Profile]:
     """Yield the profiles of which neither customer nor id is taken, the earlier ones first."""
     for one in brought:
-        if one.profile_id not in ids and one.customer_user_id not in customers:
-            ids.add(one.profile_id)
+        if (
+            one.profile_id not in taken.ids
+            and one.customer_user_id not in taken.customers
+            and not any(map(taken.leads, _names(taken.app, one)))
+        ):
+            taken.ids.add(one.profile_id)
             if one.customer_user_id is not None:
-                customers.add(one.customer_user_id)
+                taken.customers.add(one.customer_user_id)
             yield one
 
 

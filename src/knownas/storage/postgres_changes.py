@@ -26,14 +26,17 @@ OWN: Final = "(SELECT base + pg_current_xact_id()::text::bigint AS tx FROM feed)
 
 OWN_TX: Final = "SELECT base + pg_current_xact_id()::text::bigint FROM feed"
 
-_LAST: Final = """
-SELECT a.number, last.revision, last.tx
+ENDS: Final = "coalesce(json_typeof(difference::json -> 'n' -> 1) = 'null', false)"
+"""Whether a change is the end of its profile."""
+
+_LAST: Final = f"""
+SELECT a.number, last.*
 FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id, number)
 CROSS JOIN LATERAL (
-  SELECT c.revision, c.tx FROM changes c
+  SELECT c.revision, c.tx, {ENDS} AS is_end FROM changes c
   WHERE c.app_id = a.app_id AND c.profile_id = a.profile_id
   ORDER BY c.revision DESC LIMIT 1) AS last
-"""
+"""  # noqa: S608 - what ends is a constant
 INSERT_CHANGES: Final = f"""
 INSERT INTO changes (app_id, profile_id, revision, at, source, difference, tx)
 SELECT a.app_id, a.profile_id, a.revision, a.at, a.source, a.difference, greatest(a.tx, own.tx)
@@ -58,7 +61,7 @@ FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::integer[])
 CROSS JOIN LATERAL (
   SELECT count(*) FROM (
     SELECT 1 FROM identifiers i
-    WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value LIMIT a.most) AS some
+    WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value LIMIT a.most) AS found
 ) AS holders
 """
 # A value that becomes shared has one holder, or had none; an update is by one less than is brought.
@@ -121,6 +124,7 @@ class Last(NamedTuple):
 
     revision: int
     tx: int
+    is_end: bool
 
 
 async def last_of(link: Link, keys: Iterable[ProfileKey]) -> dict[ProfileKey, Last]:
@@ -129,7 +133,7 @@ async def last_of(link: Link, keys: Iterable[ProfileKey]) -> dict[ProfileKey, La
     if not listed:
         return {}
     found = await link.fetch(_LAST, *columns(listed))
-    return {listed[number - 1]: Last(revision, tx) for number, revision, tx in found}
+    return {listed[number - 1]: Last(*last) for number, *last in found}
 
 
 class Tally:

@@ -8,7 +8,9 @@ from knownas.errors import KnownasError
 from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.storage import postgres_reads as reads
+from knownas.storage.postgres_changes import Holding
 from knownas.storage.postgres_link import Link
+from knownas.storage.postgres_reads import ProfileKey
 
 # Each kind stops by itself: a value that very many have costs no more than a page of them.
 _FIND_HOLDERS: Final = """
@@ -68,6 +70,21 @@ async def holders(link: Link, questions: list[Question]) -> list[Holders]:
         more = len(every) > len(of)
         answers.append(Holders(found, Place(of[-1].kind, of[-1].profile_id.int) if more else None))
     return answers
+
+
+async def holders_of(
+    link: Link, holdings: set[Holding], limit: int
+) -> dict[Holding, list[ProfileKey]]:
+    """Return the keys of profiles that have each of these values, at most so many."""
+    if not holdings:
+        return {}
+    listed = sorted(holdings)
+    asked = reads.columns((*holding, uuid.UUID(int=0), limit) for holding in listed)
+    found: dict[Holding, list[ProfileKey]] = {holding: [] for holding in listed}
+    for number, profile_id in await link.fetch(_FIND_HOLDERS, *asked):
+        holding = listed[number - 1]
+        found[holding].append((holding[0], ProfileId(str(profile_id))))
+    return found
 
 
 async def _entries(link: Link, questions: list[Question]) -> list[list[_Entry]]:

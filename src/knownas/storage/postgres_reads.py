@@ -1,13 +1,13 @@
-"""Reads of several profiles or keys at once, each by its key: functions on a link."""
+"""Reads of several profiles at once, each by its key: functions on a link."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from knownas.editing import Alias, alias_names
 from knownas.errors import KnownasError, ProfileNotFound
-from knownas.model import ApiKey, AppId, Identifiers, Profile, ProfileId, ProfileRef
+from knownas.model import AppId, Identifiers, Profile, ProfileId, ProfileRef
 from knownas.storage import rows
 from knownas.storage.postgres_link import Link
-from knownas.storage.rows import KEY_COLUMNS, to_key
 
 _FIND_CUSTOMERS: Final = """
 SELECT a.number, c.profile_id
@@ -40,28 +40,26 @@ ORDER BY p.profile_id LIMIT $2
 _LOCK_PROFILES: Final = f"""{_READ_PROFILES}
 ORDER BY p.app_id, p.profile_id FOR UPDATE OF p
 """
-_READ_KEYS: Final = f"""
-SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.digest = any($1::bytea[])
-"""  # noqa: S608 - the columns are a constant
-_KEYS_WITH_DIGESTS: Final = f"""
-SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.app_id = $1 ORDER BY k.created_at, k.id
-"""  # noqa: S608 - the columns are a constant
-_KEYS_OF_APP: Final = f"""
-SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.app_id = $1 ORDER BY k.created_at, k.id
-"""  # noqa: S608 - the columns are a constant
+_LOCK_FREE_PROFILES: Final = f"{_LOCK_PROFILES} SKIP LOCKED"
+_FIND_ALIASES: Final = """
+SELECT a.number, s.profile_id, s.revision, s.survivor_revision, s.merged_at
+FROM unnest($1::integer[], $2::text[]) WITH ORDINALITY AS a (app_id, name, number)
+JOIN aliases s ON s.app_id = a.app_id AND s.name = a.name
+"""
 
 Question = tuple[AppId, ProfileRef]
 CustomerKey = tuple[AppId, str]
 ProfileKey = tuple[AppId, ProfileId]
+AliasKey = tuple[AppId, str]
+Customers = dict[CustomerKey, ProfileKey]
+Profiles = dict[ProfileKey, Profile]
 
 
 async def identifiers(link: Link, questions: list[Question]) -> list[Identifiers | KnownasError]:
     """Read the identifiers of profiles that are named by customer or by id, not by both.
 
-    By id it takes one statement, by customer a second one before it.
+    By id it takes one statement, by customer a second one before it; what is not found is looked
+    for among those that were merged by one more.
     """
     answers: list[Identifiers | None] = [None] * len(questions)
     ids: list[Any] = [ref.profile_id for _, ref in questions]
@@ -80,20 +78,75 @@ async def identifiers(link: Link, questions: list[Question]) -> list[Identifiers
             # Between the two statements the profile may have become another customer's.
             if questions[at][1].customer_user_id in {None, customer}:
                 answers[at] = rows.to_identifiers(text)
+    missed = {at: _name(*questions[at]) for at, answer in enumerate(answers) if answer is None}
+    if missed:
+        survivors = await merged(link, set(missed.values()))
+        for at, name in missed.items():
+            if name in survivors:
+                answers[at] = survivors[name].identifiers
     return [ProfileNotFound() if answer is None else answer for answer in answers]
+
+
+def _name(app: AppId, ref: ProfileRef) -> AliasKey:
+    """Return the alias of a reference that has one half."""
+    of_customer, of_id = alias_names(ref)
+    return app, of_customer or of_id or ""
 
 
 async def profiles(link: Link, questions: list[Question]) -> list[Profile | KnownasError]:
     """Read profiles, whole."""
     by_customer = await customers_of(link, customer_keys(questions))
     read = await profiles_of(link, {*by_customer.values(), *profile_keys(questions)})
+    missed: set[AliasKey] = set()
+    for app, ref in questions:
+        look_up(app, ref, by_customer, read, missed.add)
+    survivors = await merged(link, missed)
     answers: list[Profile | KnownasError] = []
     for app, ref in questions:
         try:
-            answers.append(ref.settle(*look_up(app, ref, by_customer, read)))
+            answers.append(ref.settle(*look_up(app, ref, by_customer, read, survivors.get)))
         except KnownasError as error:
             answers.append(error)
     return answers
+
+
+async def merged(link: Link, names: set[AliasKey]) -> dict[AliasKey, Profile]:
+    """Return the profiles into which those of these names were merged, however many times."""
+    found: dict[AliasKey, Profile] = {}
+    steps = {name: name for name in names}
+    while steps:
+        aliases = await aliases_of(link, set(steps.values()))
+        ends = {
+            name: (step[0], aliases[step].profile_id)
+            for name, step in steps.items()
+            if step in aliases
+        }
+        read = await profiles_of(link, set(ends.values()))
+        found |= {name: read[key] for name, key in ends.items() if key in read}
+        steps = {name: id_name(key) for name, key in ends.items() if key not in read}
+    return found
+
+
+def id_name(key: ProfileKey) -> AliasKey:
+    """Return the alias of a profile's id."""
+    return key[0], f"p:{key[1]}"
+
+
+def customer_name(key: CustomerKey) -> AliasKey:
+    """Return the alias of a customer."""
+    return key[0], f"c:{key[1]}"
+
+
+async def aliases_of(link: Link, names: set[AliasKey]) -> dict[AliasKey, Alias]:
+    """Return where names lead; one that leads nowhere is left out."""
+    if not names:
+        return {}
+    listed = sorted(names)
+    found = await link.fetch(_FIND_ALIASES, *columns(listed))
+    return {
+        listed[number - 1]: Alias(ProfileId(str(profile_id)), *others)
+        for number, profile_id, *others in found
+    }
 
 
 async def profiles_after(
@@ -110,18 +163,26 @@ async def profiles_after(
 def look_up(
     app: AppId,
     ref: ProfileRef,
-    customers: dict[CustomerKey, ProfileKey],
-    profiles: dict[ProfileKey, Profile],
+    customers: Customers,
+    profiles: Profiles,
+    follow: Callable[[AliasKey], Profile | None],
 ) -> tuple[Profile | None, Profile | None]:
-    """Return what the customer and what the profile id of `ref` find in what was read."""
+    """Return what the customer and what the profile id of `ref` find in what was read.
+
+    What is not there is asked of `follow`, by its alias.
+    """
     by_customer = by_id = None
     if ref.customer_user_id is not None:
-        key = customers.get((app, ref.customer_user_id))
+        customer = (app, ref.customer_user_id)
+        key = customers.get(customer)
         by_customer = None if key is None else profiles.get(key)
         if by_customer is not None and by_customer.customer_user_id != ref.customer_user_id:
             by_customer = None  # it became another customer's between the two statements
+        if by_customer is None:
+            by_customer = follow(customer_name(customer))
     if ref.profile_id is not None:
-        by_id = profiles.get((app, ref.profile_id))
+        key = (app, ref.profile_id)
+        by_id = profiles.get(key) or follow(id_name(key))
     return by_customer, by_id
 
 
@@ -137,7 +198,7 @@ def profile_keys(questions: Iterable[Question]) -> set[ProfileKey]:
     return {(app, ref.profile_id) for app, ref in questions if ref.profile_id is not None}
 
 
-async def customers_of(link: Link, keys: set[CustomerKey]) -> dict[CustomerKey, ProfileKey]:
+async def customers_of(link: Link, keys: set[CustomerKey]) -> Customers:
     """Return where customers lead; one that is not there is left out."""
     if not keys:
         return {}
@@ -149,24 +210,24 @@ async def customers_of(link: Link, keys: set[CustomerKey]) -> dict[CustomerKey, 
     }
 
 
-async def profiles_of(link: Link, keys: set[ProfileKey]) -> dict[ProfileKey, Profile]:
+async def profiles_of(link: Link, keys: set[ProfileKey]) -> Profiles:
     """Return profiles by their keys; one that is not there is left out."""
     return (await _profiles_of(link, keys, _READ_PROFILES))[0]
 
 
 async def locked_profiles(
-    link: Link, keys: set[ProfileKey]
-) -> tuple[dict[ProfileKey, Profile], dict[ProfileKey, int]]:
+    link: Link, keys: set[ProfileKey], *, wait: bool = True
+) -> tuple[Profiles, dict[ProfileKey, int]]:
     """Return profiles, locked in the order of their keys, and the `tx` of the last change of each.
 
-    One that is not there is left out.
+    One that is not there is left out; without `wait`, also one that another transaction holds.
     """
-    return await _profiles_of(link, keys, _LOCK_PROFILES)
+    return await _profiles_of(link, keys, _LOCK_PROFILES if wait else _LOCK_FREE_PROFILES)
 
 
 async def _profiles_of(
     link: Link, keys: set[ProfileKey], statement: str
-) -> tuple[dict[ProfileKey, Profile], dict[ProfileKey, int]]:
+) -> tuple[Profiles, dict[ProfileKey, int]]:
     listed = sorted(keys)
     found = await link.fetch(statement, *columns(listed)) if listed else []
     profiles, changed_in = {}, {}
@@ -174,23 +235,6 @@ async def _profiles_of(
         key = listed[number - 1]
         profiles[key], changed_in[key] = rows.to_profile(key[1], row), tx
     return profiles, changed_in
-
-
-async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:
-    """Return the keys with these digests, live or not."""
-    found = {digest: to_key(row) for digest, *row in await link.fetch(_READ_KEYS, digests)}
-    return [found.get(digest) for digest in digests]
-
-
-async def keys_of(link: Link, app: AppId) -> list[ApiKey]:
-    """Return all keys of an app, oldest first."""
-    return [to_key(row) for row in await link.fetch(_KEYS_OF_APP, app)]
-
-
-async def keys_with_digests(link: Link, app: AppId) -> list[tuple[ApiKey, bytes]]:
-    """Return all keys of an app with their digests, oldest first."""
-    found = await link.fetch(_KEYS_WITH_DIGESTS, app)
-    return [(to_key(row), digest) for digest, *row in found]
 
 
 def columns(listed: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

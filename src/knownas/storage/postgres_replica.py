@@ -9,17 +9,17 @@ is in every later timeline, too; a standby of an earlier one may follow a primar
 """
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from knownas.errors import KnownasError, ProfileConflict, ProfileNotFound
 from knownas.model import AppId, Identifiers, LogPosition, Profile, ProfileRef
 from knownas.storage import postgres_reads as reads
 from knownas.storage import unavailable
 from knownas.storage.postgres import READERS, PostgresStorage
+from knownas.storage.postgres_edit import Job
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
 from knownas.storage.postgres_state import Write
-from knownas.storage.postgres_writes import write
 
 WAIT_SECONDS: Final = 0.1
 """How long a read waits for a standby that is behind, before the primary is asked."""
@@ -94,14 +94,23 @@ class ReplicatedStorage(PostgresStorage):
         await super().close()
 
     async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
-        answers = await write(link, group)
+        answers = await super()._write(link, group)
+        await self._note_position(link)
+        return answers
+
+    async def _edit(self, link: Link, group: list[Job]) -> list[Any]:
+        answers = await super()._edit(link, group)
+        await self._note_position(link)
+        return answers
+
+    async def _note_position(self, link: Link) -> None:
+        """Note how far the log is after a commit."""
         try:
             self.log_position = LogPosition(*(await link.fetch(_WRITTEN_UP_TO))[0])
         except Exception as error:
             # It is written, but a client that was not told where would read with an older position.
             link.in_doubt = True
             raise unavailable(error) from error
-        return answers
 
     async def _from_standby(
         self, app: AppId, ref: ProfileRef, position: LogPosition | None

@@ -9,22 +9,24 @@ before is no longer so, the transaction is taken back and made anew with what is
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from knownas.model import NO_IDENTIFIERS, AppId, Profile, ProfileId
+from knownas.editing import Alias, Answer
+from knownas.model import NO_IDENTIFIERS, Profile
 from knownas.storage import postgres_reads as reads
 from knownas.storage import rows
-from knownas.storage.postgres_changes import OWN, Tally, last_of, note
+from knownas.storage.postgres_apps import LOCK_APPS
+from knownas.storage.postgres_changes import OWN, Tally, note
 from knownas.storage.postgres_errors import OUTRUN, Outrun
+from knownas.storage.postgres_held import AnswerKey, Held
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import ProfileKey, columns
-from knownas.storage.postgres_state import Customers, Profiles, State, Write
+from knownas.storage.postgres_reads import AliasKey, Customers, ProfileKey, Profiles, columns
+from knownas.storage.postgres_state import IdentifierKey, State, Write
 
 MAX_TRIES: Final = 20
 """How often a transaction is made anew because others were in its way."""
 
-LOCK_APPS: Final = "SELECT id FROM apps WHERE id = any($1::integer[]) ORDER BY id FOR KEY SHARE"
 CLAIM_CUSTOMERS: Final = """
 INSERT INTO customers (app_id, customer_user_id, profile_id)
 SELECT * FROM unnest($1::integer[], $2::text[], $3::uuid[])
@@ -66,12 +68,39 @@ INSERT_IDENTIFIERS: Final = """
 INSERT INTO identifiers (app_id, kind, value, profile_id)
 SELECT * FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::uuid[])
 """
+_CLAIM_IDENTIFIERS: Final = """
+INSERT INTO identifiers (app_id, kind, value, profile_id, exclusive)
+SELECT *, true FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::uuid[])
+ON CONFLICT DO NOTHING RETURNING 1
+"""
 DELETE_IDENTIFIERS: Final = """
 DELETE FROM identifiers i
 USING unnest($1::integer[], $2::smallint[], $3::text[], $4::uuid[])
   AS a (app_id, kind, value, profile_id)
 WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value
   AND i.profile_id = a.profile_id
+"""
+_PUT_ALIASES: Final = """
+INSERT INTO aliases (app_id, name, profile_id, revision, survivor_revision, merged_at)
+SELECT * FROM unnest(
+  $1::integer[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[])
+ON CONFLICT (app_id, name) DO UPDATE SET
+  profile_id = excluded.profile_id, revision = excluded.revision,
+  survivor_revision = excluded.survivor_revision, merged_at = excluded.merged_at
+"""
+DELETE_ALIASES: Final = """
+DELETE FROM aliases s USING unnest($1::integer[], $2::text[]) AS a (app_id, name)
+WHERE s.app_id = a.app_id AND s.name = a.name
+"""
+_KEEP_ANSWERS: Final = """
+INSERT INTO answers (app_id, key, fingerprint, answer, expires_at)
+SELECT * FROM unnest($1::integer[], $2::text[], $3::bytea[], $4::text[], $5::bigint[])
+ON CONFLICT DO NOTHING RETURNING 1
+"""
+_DELETE_ANSWERS: Final = """
+DELETE FROM answers s
+USING unnest($1::integer[], $2::text[], $3::bigint[]) AS a (app_id, key, expires_at)
+WHERE s.app_id = a.app_id AND s.key = a.key AND s.expires_at = a.expires_at
 """
 
 PROFILE_COLUMNS: Final = (
@@ -88,57 +117,67 @@ PROFILE_COLUMNS: Final = (
 CUSTOMER_COLUMNS: Final = ("app_id", "customer_user_id", "profile_id")
 IDENTIFIER_COLUMNS: Final = ("app_id", "kind", "value", "profile_id")
 
-IdentifierKey = tuple[AppId, int, str, ProfileId]
-
 
 async def write(link: Link, group: list[Write]) -> list[Profile | BaseException]:
     """Make a group of writes in one transaction; one that cannot be made fails alone.
 
     Raises Outrun when others were in the way too often, and what asyncpg does.
     """
+    busy: set[ProfileKey] = set()
     for attempt in range(MAX_TRIES):
         with contextlib.suppress(*OUTRUN):
-            return await _try_to_write(link, group, all_new=attempt > 0)
+            return await _try_to_write(link, group, Held(busy), all_new=attempt > 0)
     raise Outrun
 
 
 async def _try_to_write(
-    link: Link, group: list[Write], *, all_new: bool
+    link: Link, group: list[Write], held: Held, *, all_new: bool
 ) -> list[Profile | BaseException]:
     """Make the writes; ids of our own are taken for `all_new` only where that was in vain."""
     asked = [(one.app, one.ref) for one in group]
-    customers = await reads.customers_of(link, reads.customer_keys(asked))
-    claims = _claims(group, customers)
+    await held.find_customers(link, reads.customer_keys(asked))
+    claims = _claims(group, held.customers)
     async with link.transaction():
         if claims and len(await link.fetch(CLAIM_CUSTOMERS, *customer_rows(claims))) < len(claims):
             raise Outrun
-        keys = {*customers.values(), *reads.profile_keys(asked)}
-        profiles, changed_in = await reads.locked_profiles(link, keys)
-        for (_, customer), key in customers.items():
-            if key not in profiles or profiles[key].customer_user_id != customer:
-                raise Outrun
-        customers |= {
-            (key[0], profile.customer_user_id): key
-            for key, profile in profiles.items()
-            if profile.customer_user_id is not None
-        }
-        last = await last_of(link, _made_anew(group, all_new=all_new) - profiles.keys())
-        revisions = {key: one.revision for key, one in last.items()}
-        changed_in |= {key: one.tx for key, one in last.items()}
-        after = State(customers, profiles, revisions)
-        answers = [after.outcome(one) for one in group]
-        growing = {one.app for one in after.entries if one.before is None}
-        if deleted := await _deleted_apps(link, growing):
-            after = State(customers, profiles, revisions, deleted)
-            answers = [after.outcome(one) for one in group]
-        tally = Tally()
-        noted = await tally.rows(link, after.entries, changed_in)
-        await _store_profiles(link, profiles, after.profiles, changed_in)
-        await _store_customers(link, {**customers, **claims}, after.customers)
-        await _store_identifiers(link, profiles, after.profiles)
-        await note(link, noted)
-        await tally.write(link)
+        await held.lock(link, {*held.customers.values(), *reads.profile_keys(asked)})
+        await held.follow_missed(link, asked)
+        await held.find_revisions(link, _made_anew(group, all_new=all_new) - held.profiles.keys())
+        state = State(held)
+        answers = [state.outcome(one) for one in group]
+        if await refuse_growth(link, held, state):
+            state = State(held)
+            answers = [state.outcome(one) for one in group]
+        await store(link, held, state, claims)
     return answers
+
+
+async def refuse_growth(link: Link, held: Held, state: State) -> bool:
+    """Tell whether an app is gone that is to get a profile; keep the others from going."""
+    growing = {app for app, _ in state.made()}
+    living = {row[0] for row in await link.fetch(LOCK_APPS, sorted(growing))} if growing else set()
+    held.deleted_apps |= growing - living
+    return growing != living
+
+
+async def store(link: Link, held: Held, state: State, claims: Customers) -> None:
+    """Write all that has become of what a transaction holds; of the customers it has the claims.
+
+    In each table what goes does so first: what a profile loses another one may get. Raises Outrun
+    where another transaction has taken what this one was to take.
+    """
+    made = {(one.app, one.profile_id) for one in state.entries if one.before is None}
+    if made & held.going_on:
+        raise Outrun  # others have made it since the profiles were locked
+    tally = Tally()
+    noted = await tally.rows(link, state.entries, held.changed_in)
+    await _store_profiles(link, held.profiles, state.profiles, held.changed_in)
+    await _store_customers(link, {**held.customers, **claims}, state.customers)
+    await _store_identifiers(link, held.profiles, state.profiles, state.claimed)
+    await _store_aliases(link, held.aliases, state.aliases)
+    await _store_answers(link, held.answers, state.answers)
+    await note(link, noted)
+    await tally.write(link)
 
 
 def _made_anew(group: list[Write], *, all_new: bool) -> set[ProfileKey]:
@@ -160,12 +199,6 @@ def _claims(group: list[Write], customers: Customers) -> Customers:
             if key not in customers:
                 claims.setdefault(key, (one.app, one.ref.profile_id or one.create_as))
     return claims
-
-
-async def _deleted_apps(link: Link, apps: set[AppId]) -> set[AppId]:
-    """Return which apps are gone that were to get a profile; keep the others from going."""
-    living = {row[0] for row in await link.fetch(LOCK_APPS, sorted(apps))} if apps else set()
-    return apps - living
 
 
 async def _store_profiles(
@@ -191,12 +224,46 @@ async def _store_customers(link: Link, before: Customers, after: Customers) -> N
             raise Outrun
 
 
-async def _store_identifiers(link: Link, before: Profiles, after: Profiles) -> None:
+async def _store_identifiers(
+    link: Link, before: Profiles, after: Profiles, claimed: Collection[IdentifierKey]
+) -> None:
     old, new = identifier_keys(before), identifier_keys(after)
     if gone := old - new:
         await link.fetch(DELETE_IDENTIFIERS, *columns(sorted(gone)))
-    if come := new - old:
-        await link.fetch(INSERT_IDENTIFIERS, *columns(sorted(come)))
+    come = new - old
+    if exclusive := come.intersection(claimed):
+        made = await link.fetch(_CLAIM_IDENTIFIERS, *columns(sorted(exclusive)))
+        if len(made) < len(exclusive):
+            raise Outrun
+    if others := come - exclusive:
+        await link.fetch(INSERT_IDENTIFIERS, *columns(sorted(others)))
+
+
+async def _store_aliases(
+    link: Link, before: Mapping[AliasKey, Alias], after: Mapping[AliasKey, Alias | None]
+) -> None:
+    if gone := [name for name in before if after[name] is None]:
+        await link.fetch(DELETE_ALIASES, *columns(sorted(gone)))
+    come = sorted(
+        (*name, *alias) for name, alias in after.items() if alias and alias != before.get(name)
+    )
+    if come:
+        await link.fetch(_PUT_ALIASES, *columns(come))
+
+
+async def _store_answers(
+    link: Link, before: Mapping[AnswerKey, Answer | None], after: Mapping[AnswerKey, Answer | None]
+) -> None:
+    kept = sorted(
+        (*key, *answer) for key, answer in after.items() if answer and answer != before[key]
+    )
+    if not kept:
+        return
+    old = [(*row[:2], it.expires_at) for row in kept if (it := before[row[0], row[1]])]
+    if old:
+        await link.fetch(_DELETE_ANSWERS, *columns(old))
+    if len(await link.fetch(_KEEP_ANSWERS, *columns(kept))) < len(kept):
+        raise Outrun
 
 
 # --- values as they stand in rows ----------------------------------------------------------------

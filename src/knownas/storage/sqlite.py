@@ -214,12 +214,29 @@ class SqliteStorage:
 
     def holders(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
         """See `Storage.holders`; a value that many have is looked for beside the loop."""
-        few = sought._replace(limit=min(sought.limit, HOLDERS_AT_ONCE))
-        with translating(), self._reader:  # one snapshot for all kinds
-            found = sqlite_profiles.holders(self._reader, app, few)
-        if found.next is None or few.limit == sought.limit:
+        with translating():
+            return self._few_holders(self._reader, app, sought)
+
+    def holders_in_turn(self, app: AppId, sought: Sought) -> Holders | Awaitable[Holders]:
+        """See `Storage.holders_in_turn`."""
+        try:
+            if self._reads_left == 0:
+                self._begin_turn()
+            self._reads_left -= 1
+            return self._few_holders(self._hot, app, sought)
+        except apsw.Error as error:  # as in identifiers_in_turn
+            raise translated(error) from error
+
+    def _few_holders(
+        self, read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought
+    ) -> Holders | Awaitable[Holders]:
+        few = sought
+        if sought.limit > HOLDERS_AT_ONCE:
+            few = sought._replace(limit=HOLDERS_AT_ONCE)
+        found = sqlite_profiles.holders(read, app, few)
+        if found.next is None or few is sought:
             return found
-        return self._beside.read(lambda read: sqlite_profiles.holders(read, app, sought))
+        return self._beside.read(lambda aside: sqlite_profiles.holders(aside, app, sought))
 
     async def holders_of_each(self, app: AppId, wanted: Sequence[Sought]) -> list[Holders]:
         """See `Storage.holders_of_each`."""

@@ -1,5 +1,6 @@
 """Where the names of merged profiles lead: functions on a connection."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import apsw
@@ -44,3 +45,10 @@ def put(connection: apsw.Connection, app: AppId, name: str, alias: Alias | None)
     else:
         profile_id, *others = alias
         connection.execute(_PUT, (app, name, to_blob(profile_id), *others))
+
+
+def end(connection: apsw.Connection, app: AppId, names: Iterable[str | None]) -> None:
+    """Have names lead nowhere that are a profile's own from now on."""
+    for name in names:
+        if name is not None:
+            connection.execute(_DROP, (app, name))

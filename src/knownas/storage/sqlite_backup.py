@@ -15,9 +15,12 @@ from typing import Final
 import apsw
 
 from knownas.storage import StorageError, migrate, sqlite_check, sqlite_file
+from knownas.storage.sqlite_changes import rename
 
 PAGES_A_STEP: Final = 2_000
 """4 MiB: often enough to tell how far it is."""
+
+_HAS_FEED: Final = "SELECT 1 FROM sqlite_schema WHERE name = 'feed'"
 
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 """What SQLite may have left beside a file; found beside another one, it would destroy that."""
@@ -55,14 +58,21 @@ def restore(copy: str, path: str, *, overwrite: bool, progress: Progress) -> int
         closing(apsw.Connection(copy, flags=apsw.SQLITE_OPEN_READONLY)) as source,
     ):
         _require_known_schema(source, copy)
-        return _copy(source, Path(path), progress, overwrite=overwrite)
+        return _copy(source, Path(path), progress, overwrite=overwrite, begins_feed=True)
 
 
-def _copy(source: apsw.Connection, target: Path, progress: Progress, *, overwrite: bool) -> int:
+def _copy(
+    source: apsw.Connection,
+    target: Path,
+    progress: Progress,
+    *,
+    overwrite: bool,
+    begins_feed: bool = False,
+) -> int:
     with _unused(target) if overwrite and target.exists() else nullcontext():
         descriptor, name = tempfile.mkstemp(prefix=f"{target.name}.part-", dir=target.parent)
         try:
-            _write(source, name, progress)
+            _write(source, name, progress, begins_feed=begins_feed)
             os.fsync(descriptor)
             size = os.fstat(descriptor).st_size
             _put(Path(name), target, overwrite=overwrite)
@@ -74,8 +84,12 @@ def _copy(source: apsw.Connection, target: Path, progress: Progress, *, overwrit
         return size
 
 
-def _write(source: apsw.Connection, name: str, progress: Progress) -> None:
-    """Write the whole database to a new file, and check that."""
+def _write(source: apsw.Connection, name: str, progress: Progress, *, begins_feed: bool) -> None:
+    """Write the whole database to a new file, and check that.
+
+    Where the feed begins anew, cursors of the database that was there before are refused: what
+    comes after them is not what came then.
+    """
     with closing(apsw.Connection(name)) as target:
         # Nobody reads it before it is flushed as a whole.
         target.execute("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY").fetchall()
@@ -87,6 +101,8 @@ def _write(source: apsw.Connection, name: str, progress: Progress) -> None:
                     copying.step(PAGES_A_STEP)
                     pages = copying.page_count
                     progress(pages - copying.remaining, 2 * pages)
+        if begins_feed and target.execute(_HAS_FEED).get:
+            rename(target)
         target.execute("PRAGMA journal_mode = DELETE").fetchall()
         problems = sqlite_check.problems(
             target, lambda step: progress(pages + pages * step // sqlite_check.STEPS, 2 * pages)

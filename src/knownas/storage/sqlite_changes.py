@@ -100,19 +100,21 @@ def history(
 ) -> list[Change]:
     """Return the changes of a profile before a revision, the newest first."""
     name, _ = _feed(connection)
-    values = (app, to_blob(profile_id), before or MAX_REVISION, limit)
+    below = MAX_REVISION if before is None else before
+    values = (app, to_blob(profile_id), below, limit)
     return [_to_change(name, *row) for row in connection.execute(_HISTORY, values)]
 
 
 def changes(connection: apsw.Connection, app: AppId, cursor: str | None, limit: int) -> ChangesPage:
     """Return the changes after a cursor, the oldest first."""
-    name, pruned = _feed(connection)
-    position = 0 if cursor is None else _position(cursor, name)
-    if cursor is not None and position < pruned:
-        raise CursorExpired
-    # Asked first: what is committed between the two statements comes with the next page.
-    end_now = end(connection)
-    found = [_to_change(name, *row) for row in connection.execute(_CHANGES, (app, position, limit))]
+    with connection:  # one snapshot, lest it is pruned between two statements
+        name, pruned = _feed(connection)
+        position = 0 if cursor is None else _position(cursor, name)
+        if cursor is not None and position < pruned:
+            raise CursorExpired
+        end_now = end(connection)
+        values = (app, position, limit)
+        found = [_to_change(name, *row) for row in connection.execute(_CHANGES, values)]
     # Past the changes of other apps, lest a cursor that rests expires.
     return ChangesPage(found, found[-1].cursor if len(found) == limit else end_now)
 

@@ -52,6 +52,16 @@ _NEXT_PROFILES: Final = f"""
 SELECT {_PROFILE_COLUMNS} FROM profiles p WHERE p.app_id = ?1 AND p.profile_id > ?3
 ORDER BY p.profile_id LIMIT ?2
 """  # noqa: S608 - the columns are a constant
+# A statement for each profile of a batch would take several times as long.
+_PROFILES_BY_CUSTOMER: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM json_each(?2) k
+CROSS JOIN customers c ON c.app_id = ?1 AND c.customer_user_id = k.value
+CROSS JOIN profiles p ON p.number = c.profile
+"""  # noqa: S608 - the columns are a constant
+_PROFILES_BY_ID: Final = f"""
+SELECT {_PROFILE_COLUMNS} FROM json_each(?2) k
+CROSS JOIN profiles p ON p.app_id = ?1 AND p.profile_id = unhex(k.value, '-')
+"""  # noqa: S608 - the columns are a constant
 _HOLDERS_OF_KIND: Final = f"""
 SELECT i.kind, {_PROFILE_COLUMNS}
 FROM identifiers i CROSS JOIN profiles p ON p.number = i.profile
@@ -167,38 +177,74 @@ def after(
 
 
 def several(
-    read: apsw.Connection | apsw.Cursor, app: AppId, refs: Iterable[ProfileRef]
+    read: apsw.Connection | apsw.Cursor, app: AppId, refs: Sequence[ProfileRef]
 ) -> list[Profile | KnownasError]:
     """Return the profile that each reference names, or why there is none."""
+    by_customer: dict[str | None, Profile] = {
+        profile.customer_user_id: profile
+        for profile in _named(
+            read, _PROFILES_BY_CUSTOMER, app, {ref.customer_user_id for ref in refs}
+        )
+    }
+    by_id: dict[str | None, Profile] = {
+        profile.profile_id: profile
+        for profile in _named(read, _PROFILES_BY_ID, app, {ref.profile_id for ref in refs})
+    }
     found: list[Profile | KnownasError] = []
     for ref in refs:
+        halves = by_customer.get(ref.customer_user_id), by_id.get(ref.profile_id)
         try:
-            found.append(settle(read, app, ref)[1])
+            with contextlib.suppress(ProfileNotFound):
+                found.append(ref.settle(*halves))
+                continue
+            found.append(settle(read, app, ref)[1])  # it may have been merged
         except KnownasError as error:
             found.append(error)
     return found
 
 
+def _named(
+    read: apsw.Connection | apsw.Cursor, statement: str, app: AppId, names: set[Any]
+) -> list[Profile]:
+    """Return the profiles that a statement finds by names, of which None is none."""
+    names.discard(None)
+    if not names:
+        return []
+    rows = read.execute(statement, (app, msgspec.json.encode(names).decode()))
+    return [_to_profile(row)[1] for row in rows]
+
+
 def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
     """Return who has a value, in the order of the kinds and within each of the rows' numbers."""
-    most = sought.limit + 1
-    after = sought.after
-    if after is None and len(sought.kinds) == 1:
-        after = Place(sought.kinds[0], 0)
+    kinds, value, limit, after = sought
+    rows: list[Row]
+    if after is None and len(kinds) == 1:
+        rows = read.execute(_HOLDERS_OF_KIND, (app, kinds[0], value, 0, limit + 1)).fetchall()
+    else:
+        rows = _holders_after(read, app, sought, after or Place(-1, 0))
+    if len(rows) <= limit:
+        return Holders([_to_holder(row) for row in rows], None)
+    rows.pop()
+    return Holders([_to_holder(row) for row in rows], Place(*rows[-1][:2]))
+
+
+def _holders_after(
+    read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought, after: Place
+) -> list[Row]:
+    """Return the rows of holders after a place, one more than the limit if there are."""
+    kinds, value, limit, _ = sought
     rows: list[Row] = []
-    if after is not None and after.kind in sought.kinds:
+    if after.kind in kinds:
         at = min(after.at, _LAST_NUMBER)
-        rows += read.execute(_HOLDERS_OF_KIND, (app, after.kind, sought.value, at, most))
-    others = [kind for kind in sought.kinds if after is None or kind > after.kind]
-    if others and len(rows) < most:
-        rows += read.execute(_HOLDERS, (app, str(others), sought.value, most - len(rows)))
-    found = []
-    last = None
-    for kind, *row in rows[: sought.limit]:
-        number, profile = _to_profile(row)
-        found.append(Holder(kind, profile))
-        last = Place(kind, number)
-    return Holders(found, last if len(rows) == most else None)
+        rows += read.execute(_HOLDERS_OF_KIND, (app, after.kind, value, at, limit + 1))
+    others = [kind for kind in kinds if kind > after.kind]
+    if others and len(rows) <= limit:
+        rows += read.execute(_HOLDERS, (app, str(others), value, limit + 1 - len(rows)))
+    return rows
+
+
+def _to_holder(row: Row) -> Holder:
+    return Holder(row[0], _to_profile(row[1:])[1])
 
 
 def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
@@ -212,8 +258,8 @@ def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     """Delete profiles that are there, then do as `add`."""
     old: dict[ProfileId, Profile] = {}
     for profile_id in gone:
-        with contextlib.suppress(ProfileNotFound):
-            number, profile = settle(connection, app, ProfileRef(profile_id=profile_id))
+        if found := _by_id(connection, app, profile_id):
+            number, profile = found
             _remove(connection, app, number, profile)
             old[profile_id] = profile
     return add(connection, app, new, now, by, old)
@@ -301,6 +347,8 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
             connection.execute(_DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
+    if before is None or customer_before != after.customer_user_id:
+        sqlite_aliases.end(connection, app, _names(after))
     shared = _index(
         connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
     )
@@ -367,14 +415,19 @@ def _add(
         number = connection.last_insert_rowid()
         if profile.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, profile.customer_user_id, number))
+        if has_merged:
+            sqlite_aliases.end(connection, app, _names(profile))
         added.append((number, new))
     return added
 
 
 def _was_merged(connection: apsw.Connection, app: AppId, profile: Profile) -> bool:
     """Tell whether the id or the customer of a profile leads to another one."""
-    names = alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
-    return any(name is not None and _follow(connection, app, name) for name in names)
+    return any(name is not None and _follow(connection, app, name) for name in _names(profile))
+
+
+def _names(profile: Profile) -> tuple[str | None, str | None]:
+    return alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
 
 
 def _index_all(
@@ -434,6 +487,5 @@ def _to_row(app: AppId, profile: Profile) -> Row:
     return (app, to_blob(profile.profile_id), *rows.from_profile(profile))
 
 
-def _to_profile(row: Sequence[Any]) -> tuple[int, Profile]:
-    number, blob, *others = row
-    return number, rows.to_profile(to_profile_id(blob), others)
+def _to_profile(row: Row) -> tuple[int, Profile]:
+    return row[0], rows.to_profile(to_profile_id(row[1]), row[2:])

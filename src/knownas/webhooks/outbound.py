@@ -2,8 +2,8 @@
 
 The host's name is looked up here, each address that it leads to is checked, and the connection is
 made to one of those very addresses: a name that leads elsewhere at the next look-up (DNS
-rebinding) changes nothing. A delivery has one connection of its own. Redirects are not followed,
-and proxies that the environment names are not used: both would lead to where nothing was checked.
+rebinding) changes nothing. Redirects are not followed, and proxies that the environment names are
+not used: both would lead to where nothing was checked.
 """
 
 import asyncio
@@ -29,17 +29,16 @@ TOTAL_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 3.0
 """For one of several addresses, so that a silent one leaves time for the next."""
 
+KEPT_SECONDS: Final = 1.0
+"""How long a connection is kept for the next delivery: for a burst, and less than any receiver."""
+
+KEPT_CONNECTIONS: Final = 100
+
 MAX_ANSWER_BYTES: Final = 65_536
 """Of the answer's body; it is read at all so that the receiver sees an orderly end."""
 
 _GONE: Final = 410
-_ANY_ERROR: Final = (
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    httpcore2.TimeoutException,
-    OSError,
-)
-
+_BROKEN: Final = (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError)
 _REASONS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
     (ssl.SSLError, "The host does not speak TLS as it should."),
     (socket.gaierror, "The host's name is not known."),
@@ -89,8 +88,23 @@ class Sender:
         """
         self._networks = tuple(networks)
         self._seconds = seconds
-        self._resolve = resolve or system_addresses
-        self._tls = httpcore2.default_ssl_context()
+        resolve = resolve or system_addresses
+        tls = httpcore2.default_ssl_context()
+        self._pools = {
+            scheme: httpcore2.AsyncConnectionPool(
+                ssl_context=tls,
+                max_connections=None,
+                max_keepalive_connections=KEPT_CONNECTIONS,
+                keepalive_expiry=KEPT_SECONDS,
+                network_backend=_CheckedNetwork(scheme, resolve, self._is_allowed),
+            )
+            for scheme in ("http", "https")
+        }
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        for pool in self._pools.values():
+            await pool.aclose()
 
     def clean_url(self, text: str) -> str:
         """Return a URL that messages may be sent to, in its one form.
@@ -106,11 +120,11 @@ class Sender:
         address = targets.address_of(target.host)
         if target.scheme == "http" and not self._networks:
             raise ValidationError("Must begin with https://.", source="url")
-        if address is not None and not self._is_allowed(address, target.scheme):
+        if address is not None and not self._is_allowed(target.scheme, address):
             raise ValidationError(_refusal(target.scheme), source="url")
         return target
 
-    def _is_allowed(self, address: Address, scheme: str) -> bool:
+    def _is_allowed(self, scheme: str, address: Address) -> bool:
         """Tell whether a connection may be made; without TLS only to what the operator names."""
         if any(address in network for network in self._networks):
             return True
@@ -131,36 +145,34 @@ class Sender:
             target = self._target(url)
         except ValidationError as error:
             return Outcome("refused", None, error.fields[0].message)
-        network = _CheckedNetwork(
-            self._resolve, lambda address: self._is_allowed(address, target.scheme)
-        )
         outcome: Outcome | None = None
+        is_new = False
+
+        async def trace(event: str, _about: object) -> None:
+            nonlocal is_new
+            is_new = is_new or event == "connection.connect_tcp.started"
+
         try:
-            async with (
-                contextlib.aclosing(network),
-                asyncio.timeout(self._seconds),
-                httpcore2.AsyncHTTPConnection(
-                    httpcore2.Origin(target.scheme.encode(), target.host.encode(), target.port),
-                    ssl_context=self._tls,
-                    network_backend=network,
-                ) as connection,
-                connection.stream(
-                    "POST",
-                    httpcore2.URL(
-                        scheme=target.scheme,
-                        host=target.host,
-                        port=target.port,
-                        target=target.path,
-                    ),
-                    headers=_request_headers(target, headers, body),
-                    content=body,
-                ) as response,
-            ):
-                outcome = _outcome(response, now_ms)
-                await _read_to_the_end(response)
+            async with asyncio.timeout(self._seconds):
+                while outcome is None:
+                    try:
+                        async with self._pools[target.scheme].stream(
+                            "POST",
+                            _request_url(target),
+                            headers=_request_headers(target, headers, body),
+                            content=body,
+                            extensions={"trace": trace},
+                        ) as response:
+                            outcome = _outcome(response, now_ms)
+                            await _read_to_the_end(response)
+                    except _BROKEN:
+                        # A kept connection may be one that the receiver has just closed: the
+                        # message goes by a new one then, which at worst repeats it.
+                        if is_new or outcome is not None:
+                            raise
         except _Refused:
             return Outcome("refused", None, _refusal(target.scheme))
-        except _ANY_ERROR as error:
+        except (*_BROKEN, httpcore2.TimeoutException, OSError) as error:
             # What goes wrong after the status line takes nothing back of what that says.
             return outcome or Outcome("failed", None, _reason(error))
         return outcome
@@ -178,11 +190,13 @@ def system_addresses(host: str) -> Sequence[str]:
 class _CheckedNetwork(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that it has looked up and checked itself, and to nothing else."""
 
-    def __init__(self, resolve: Resolve, is_allowed: Callable[[Address], bool]) -> None:
+    def __init__(
+        self, scheme: str, resolve: Resolve, is_allowed: Callable[[str, Address], bool]
+    ) -> None:
+        self._scheme = scheme
         self._resolve = resolve
         self._is_allowed = is_allowed
         self._network = httpcore2.AnyIOBackend()
-        self._stream: httpcore2.AsyncNetworkStream | None = None
 
     async def connect_tcp(
         self,
@@ -198,27 +212,19 @@ class _CheckedNetwork(httpcore2.AsyncNetworkBackend):
         was not made by somebody who means well.
         """
         addresses = await self._addresses(host)
-        if not all(map(self._is_allowed, addresses)):
+        if not all(self._is_allowed(self._scheme, address) for address in addresses):
             raise _Refused
         failure: Exception = socket.gaierror(socket.EAI_NONAME, "no address")
         for address in addresses:
             try:
-                self._stream = await self._network.connect_tcp(
+                stream = await self._network.connect_tcp(
                     str(address), port, timeout=CONNECT_SECONDS
                 )
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
             else:
-                return self._stream
+                return _BeforeTls(stream) if self._scheme == "https" else stream
         raise failure
-
-    async def aclose(self) -> None:
-        """Close the connection if it is open still.
-
-        httpcore2 leaves one open whose TLS handshake was cancelled, as a deadline does.
-        """
-        if self._stream is not None:
-            await self._stream.aclose()
 
     async def _addresses(self, host: str) -> list[Address]:
         """Return the addresses of a host, each once."""
@@ -227,6 +233,29 @@ class _CheckedNetwork(httpcore2.AsyncNetworkBackend):
             return [address]
         found = await _in_a_thread(lambda: self._resolve(host))
         return [ip_address(one) for one in dict.fromkeys(found)]
+
+
+class _BeforeTls(httpcore2.AsyncNetworkStream):
+    """A connection that is closed when its TLS handshake is cancelled, as by a deadline.
+
+    httpcore2 alone leaves it open: it belongs to nothing yet.
+    """
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature of the base
+    ) -> httpcore2.AsyncNetworkStream:
+        """Return the connection by TLS."""
+        try:
+            return await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await self._stream.aclose()
+            raise
 
 
 async def _in_a_thread(look_up: Callable[[], Sequence[str]]) -> Sequence[str]:
@@ -248,13 +277,18 @@ async def _in_a_thread(look_up: Callable[[], Sequence[str]]) -> Sequence[str]:
     return await asyncio.wrap_future(found)
 
 
+def _request_url(target: Target) -> httpcore2.URL:
+    return httpcore2.URL(
+        scheme=target.scheme, host=target.host, port=target.port, target=target.path
+    )
+
+
 def _request_headers(target: Target, signed: dict[str, str], body: bytes) -> list[tuple[str, str]]:
     return [
         ("Host", target.authority),
         ("User-Agent", "knownas"),
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),
-        ("Connection", "close"),
         *signed.items(),
     ]
 
@@ -306,7 +340,7 @@ def _refusal(scheme: str) -> str:
 
 def _reason(error: Exception) -> str:
     """Say for people why nothing was answered."""
-    cause = error.__cause__ or error
+    cause = error.__context__ or error  # the pool removes the cause
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"The host's certificate is not good: {cause.verify_message.rstrip('.')}."
     return next(
