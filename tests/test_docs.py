@@ -2,7 +2,7 @@
 
 The blocks fenced as `sh` in README.md and docs/*.md are run, in the order of the file, in one
 bash session a file, in an empty folder, against a server of its own: `$KNOWNAS_URL` is its
-address, `$KNOWNAS_KEY` a secret key, and `knownas` finds the same database. A `json` block that
+address, `$KNOWNAS_KEY` a secret key, and `knownas` finds the same database and master key. A `json` block that
 follows directly is the last line that the commands print; `"..."` in it stands for any value.
 What is not to be run is fenced as `console` or `text`.
 """
@@ -22,6 +22,8 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import pytest
+
+from knownas import vault
 
 ROOT: Final = Path(__file__).parent.parent
 GUIDES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -118,6 +120,8 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
     environment = {name: v for name, v in os.environ.items() if not name.startswith("KNOWNAS_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["KNOWNAS_DATABASE"] = database
+    environment["KNOWNAS_MASTER_KEY_FILE"] = str(folder / "docs.key")
+    vault.create(str(folder / "docs.key"))
     log = folder / "server.log"
     with (
         log.open("wb") as output,

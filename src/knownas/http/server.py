@@ -17,7 +17,7 @@ from knownas.http.app import Application
 from knownas.http.edge import Edge, EdgeConfig
 from knownas.http.protocol import Protocol
 
-SPARE_FILES: Final = 128
+SPARE_FILES: Final = 384
 """Open files that a process needs beside those of its connections."""
 
 
