@@ -2,9 +2,9 @@
 
 The blocks fenced as `sh` in README.md and docs/*.md are run, in the order of the file, in one
 bash session a file, in an empty folder, against a server of its own: `$KNOWNAS_URL` is its
-address, `$KNOWNAS_KEY` a secret key, and `knownas` finds the same database and master key. A `json` block that
-follows directly is the last line that the commands print; `"..."` in it stands for any value.
-What is not to be run is fenced as `console` or `text`.
+address, `$KNOWNAS_KEY` a secret key, and `knownas` finds the same database and master key. A
+`json` block that follows directly is the last line that the commands print; `"..."` in it stands
+for any value. What is not to be run is fenced as `console` or `text`.
 """
 
 import json
