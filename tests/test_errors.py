@@ -89,7 +89,8 @@ def test_every_error_has_one_shape(server: Server, path: str, method: str, body:
         headers={"Authorization": f"Api-Key {server.key}", "adapty-customer-user-id": "no one"},
     )
     assert answer.headers["request-id"]
-    assert answer.status_code < 500
+    # 501 is what this server, which has no master key, says of what needs one.
+    assert answer.status_code < 500 or answer.status_code == 501
     if answer.status_code >= 400:
         schema = {"$ref": "#/components/schemas/ErrorResponse", **openapi.document()}
         jsonschema_rs.validator_for(schema).validate(answer.json())
