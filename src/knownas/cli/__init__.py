@@ -2,7 +2,21 @@
 
 import click
 
-from knownas.cli import apps, copying, database, keys, load, master_key, profiles, serve
+from knownas.cli import (
+    apps,
+    copying,
+    database,
+    identity,
+    insight,
+    keys,
+    load,
+    master_key,
+    profiles,
+    serve,
+)
+
+for _command in (insight.history, identity.bind, identity.merge, identity.undo_merge):
+    profiles.profile_group.add_command(_command)
 
 
 def main() -> None:
@@ -20,6 +34,10 @@ def main() -> None:
         profiles.get_identifiers,
         profiles.set_identifiers,
         profiles.profile_group,
+        insight.changes,
+        insight.coverage,
+        insight.conflicts,
+        insight.policy_group,
         profiles.demo,
         load.bench,
         database.migrate,
