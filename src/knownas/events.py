@@ -5,6 +5,8 @@ from typing import Any, Final
 from knownas.history import Change
 from knownas.model import KINDS, Attributes
 
+LOOK_SECONDS: Final = 0.25
+"""How often who follows the changes looks for new ones, since any process may write them."""
 TYPES: Final = ("profile.created", "profile.changed", "profile.deleted", "profile.erased")
 
 

@@ -4,12 +4,14 @@ A change holds what differs and nothing else, both ways, so that whoever has a p
 now can walk back, and whoever follows from the beginning can walk forward.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from knownas.model import (
+    KINDS,
     NO_IDENTIFIERS,
     Attributes,
     Identifiers,
@@ -142,6 +144,13 @@ ALL_PROFILES: Final = -1
 DAY_MS: Final = 86_400_000
 
 
+class Coverage(msgspec.Struct, frozen=True):
+    """How many profiles there are, and by name of the kind how many of them have it."""
+
+    profiles: int
+    identifiers: dict[str, int]
+
+
 class Shared(NamedTuple):
     """An identifier that more than one profile has."""
 
@@ -200,3 +209,23 @@ def coverage_of(before: Profile | None, after: Profile | None) -> list[tuple[int
             if (one is None) != (other is None):
                 changed.append((kind, -1 if other is None else 1))
     return changed
+
+
+def coverage_by_day(changes: Iterable[CoverageDay]) -> tuple[Coverage, dict[int, Coverage]]:
+    """Return how it is now, and how it was at the end of each day that changed something.
+
+    The changes come in the order of their days.
+    """
+    total = dict.fromkeys(range(ALL_PROFILES, len(KINDS)), 0)
+    days: dict[int, Coverage] = {}
+    for day, of_day in itertools.groupby(changes, key=lambda one: one.day):
+        for one in of_day:
+            total[one.kind] += one.change
+        days[day] = _coverage(total)
+    return _coverage(total), days
+
+
+def _coverage(total: Mapping[int, int]) -> Coverage:
+    return Coverage(
+        total[ALL_PROFILES], {kind.name: total[number] for number, kind in enumerate(KINDS)}
+    )

@@ -342,6 +342,11 @@ def clean_policies(fields: Mapping[str, object]) -> Policies:
     return policies
 
 
+def policies_by_name(policies: Policies) -> dict[str, Policy]:
+    """Return the policy of every kind, in the order of the kinds."""
+    return {name: policies.get(name, "allow") for name in KIND_NUMBER}
+
+
 def unknown_kinds(names: Iterable[str]) -> list[FieldError]:
     """Say of each name that it is no kind of identifier, and which kind it may have meant."""
     return [

@@ -33,9 +33,10 @@ from knownas.history import (
     UNDO,
     Change,
     ChangesPage,
-    CoverageDay,
+    Coverage,
     Shared,
     Source,
+    coverage_by_day,
 )
 from knownas.keys import KeyType
 from knownas.lookups import Holders, Sought
@@ -586,9 +587,9 @@ class Registry:
         now = self._clock()
         return await self.storage.prune(now=now, before=now - history_days * DAY_MS, limit=limit)
 
-    async def coverage(self, app: AppId) -> list[CoverageDay]:
-        """Return by how much each day changed how many profiles have what."""
-        return await self.storage.coverage(app)
+    async def coverage(self, app: AppId) -> tuple[Coverage, dict[int, Coverage]]:
+        """Return how many profiles have what: now, and at the end of each day that changed it."""
+        return coverage_by_day(await self.storage.coverage(app))
 
     async def shared(self, app: AppId, after: tuple[int, str] | None, limit: int) -> list[Shared]:
         """Return identifiers that several profiles have, in the order of kind and value."""

@@ -7,6 +7,8 @@ from knownas.cli import (
     copying,
     database,
     erasures,
+    identity,
+    insight,
     keys,
     load,
     master_key,
@@ -14,6 +16,9 @@ from knownas.cli import (
     serve,
     webhooks,
 )
+
+for _command in (insight.history, identity.bind, identity.merge, identity.undo_merge):
+    profiles.profile_group.add_command(_command)
 
 
 def main() -> None:
@@ -32,6 +37,10 @@ def main() -> None:
         profiles.set_identifiers,
         profiles.profile_group,
         webhooks.webhook_group,
+        insight.changes,
+        insight.coverage,
+        insight.conflicts,
+        insight.policy_group,
         profiles.demo,
         erasures.erase,
         erasures.erasures_group,

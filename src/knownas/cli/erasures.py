@@ -5,9 +5,9 @@ from typing import Final
 import click
 
 from knownas import receipts
-from knownas.cli.options import app_option, database_option, json_option, who_options
+from knownas.cli.options import app_option, database_option, json_option, who, who_options
 from knownas.cli.printing import emit, utc
-from knownas.cli.running import Failure, on_registry, telling_errors, who
+from knownas.cli.running import Failure, on_registry, telling_errors
 from knownas.erasing import Person, Whom
 from knownas.history import Source
 from knownas.model import ALL_KINDS, clean_kind, clean_profile_id, clean_value

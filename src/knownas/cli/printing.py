@@ -2,11 +2,15 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import click
 import msgspec
+
+from knownas.events import event
+from knownas.history import Change
+from knownas.model import Profile, identifiers_by_name
 
 
 def emit(data: object, as_json: bool, text: str) -> None:  # noqa: FBT001 - an option's value
@@ -45,3 +49,57 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 def _rate(per_second: int | None) -> str | None:
     return None if per_second is None else f"{per_second:,}/s"
+
+
+def profile_data(profile: Profile) -> dict[str, object]:
+    """Return a profile as commands print it for programs."""
+    return {
+        "profile_id": profile.profile_id,
+        "customer_user_id": profile.customer_user_id,
+        "identifiers": identifiers_by_name(profile.identifiers),
+        "custom_attributes": dict(profile.attributes),
+        "created_at": profile.created_at,
+        "updated_at": profile.updated_at,
+        "revision": profile.revision,
+    }
+
+
+def print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
+    """Print a profile."""
+    emit(profile_data(profile), as_json, profile_text(profile))
+
+
+def profile_text(profile: Profile) -> str:
+    """Return a profile as commands print it for people."""
+    lines = [
+        f"profile     {profile.profile_id}",
+        f"customer    {profile.customer_user_id or 'none'}",
+        f"made        {utc(profile.created_at)}",
+        f"changed     {utc(profile.updated_at)}",
+        *set_lines(identifiers_by_name(profile.identifiers)),
+        *set_lines(dict(profile.attributes)),
+    ]
+    return "\n".join(lines)
+
+
+def set_lines(values: Mapping[str, object]) -> list[str]:
+    """Return a line for each value that is set."""
+    return [f"{name} = {value}" for name, value in values.items() if value is not None]
+
+
+def change_text(change: Change) -> str:
+    """Return a change as commands print it for people: on one line."""
+    told = event(change)
+    changes = told["changes"]
+    parts = [
+        f"{name}: {it['old'] or 'none'} -> {it['new'] or 'none'}"
+        for name, it in {
+            **({"customer": changes["customer_user_id"]} if "customer_user_id" in changes else {}),
+            **changes.get("identifiers", {}),
+        }.items()
+    ]
+    if "custom_attributes" in changes:
+        parts.append("custom attributes")
+    by = change.by.via if change.by.key_id is None else f"{change.by.via} ({change.by.key_id})"
+    what = f"{utc(change.at)}  {change.profile_id}  r{change.revision}  {change.action} by {by}"
+    return "  ".join([what, "; ".join(parts)]).rstrip()

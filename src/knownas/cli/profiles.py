@@ -2,16 +2,15 @@
 
 import inspect
 import sys
-from collections.abc import Mapping
 from typing import Final
 
 import click
 import msgspec
 
-from knownas.cli.options import app_option, database_option, json_option, who_options
-from knownas.cli.printing import emit, utc
+from knownas.as_of import Moment
+from knownas.cli.options import TIME, app_option, database_option, json_option, who, who_options
+from knownas.cli.printing import emit, print_profile, profile_data, set_lines
 from knownas.cli.running import Failure, on_registry
-from knownas.cli.running import who as _who
 from knownas.errors import ValidationError
 from knownas.history import Source
 from knownas.lookups import Sought
@@ -47,7 +46,7 @@ async def get_identifiers(
 ) -> None:
     """Show the identifiers of a profile."""
     app = await registry.app(app_name)
-    profile = await registry.profile(app.id, _who(customer, profile_id))
+    profile = await registry.profile(app.id, who(customer, profile_id))
     _print_identifiers(profile, as_json)
 
 
@@ -75,7 +74,7 @@ async def set_identifiers(  # noqa: PLR0913 - the options of the command
     cleaned, _ = clean_identifiers(given, reject_unknown=True)
     app = await registry.app(app_name)
     _print_identifiers(
-        await registry.set_identifiers(app, _who(customer, profile_id), cleaned, by=_BY), as_json
+        await registry.set_identifiers(app, who(customer, profile_id), cleaned, by=_BY), as_json
     )
 
 
@@ -100,27 +99,38 @@ async def profile_create(
 ) -> None:
     """Make a profile, or show the one that is there."""
     app = await registry.app(app_name)
-    who = _who(customer, profile_id)
-    _print_profile(await registry.put_profile(app.id, who, {}, by=_BY), as_json)
+    ref = who(customer, profile_id)
+    print_profile(await registry.put_profile(app.id, ref, {}, by=_BY), as_json)
 
 
 @profile_group.command("show")
+@click.option("--at", type=TIME, help="As it was then: milliseconds since 1970, or ISO 8601.")
+@click.option("--revision", type=click.IntRange(1), help="As it was at this revision.")
 @who_options
 @app_option
 @json_option
 @database_option
 @on_registry
-async def profile_show(
+async def profile_show(  # noqa: PLR0913 - the options of the command
     registry: Registry,
     *,
+    at: int | None,
+    revision: int | None,
     customer: str | None,
     profile_id: str | None,
     app_name: str,
     as_json: bool,
 ) -> None:
-    """Show a profile with its identifiers and attributes."""
+    """Show a profile with its identifiers and attributes, as it is or as it was."""
+    if at is not None and revision is not None:
+        raise Failure("Say --at or --revision, not both.")
     app = await registry.app(app_name)
-    _print_profile(await registry.profile(app.id, _who(customer, profile_id)), as_json)
+    ref = who(customer, profile_id)
+    if at is None and revision is None:
+        profile = await registry.profile(app.id, ref)
+    else:
+        profile = await registry.profile_as_of(app.id, ref, Moment(at, revision))
+    print_profile(profile, as_json)
 
 
 @profile_group.command("find")
@@ -144,7 +154,7 @@ async def profile_find(
     holders = await found if inspect.isawaitable(found) else found
     more = holders.next is not None
     data = [
-        {"kind": KINDS[kind].name, "profile": _profile_data(profile)}
+        {"kind": KINDS[kind].name, "profile": profile_data(profile)}
         for kind, profile in holders.found
     ]
     lines = [
@@ -181,8 +191,8 @@ async def profile_clear(  # noqa: PLR0913 - the options of the command
         raise ValidationError(fields=unknown_kinds(unknown))
     kinds = ALL_KINDS if every else [KIND_NUMBER[name] for name in names]
     app = await registry.app(app_name)
-    who = _who(customer, profile_id)
-    _print_profile(await registry.clear_identifiers(app.id, who, kinds, by=_BY), as_json)
+    ref = who(customer, profile_id)
+    print_profile(await registry.clear_identifiers(app.id, ref, kinds, by=_BY), as_json)
 
 
 @profile_group.command("delete")
@@ -203,11 +213,11 @@ async def profile_delete(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Delete a profile with its identifiers."""
     app = await registry.app(app_name)
-    who = _who(customer, profile_id)
+    ref = who(customer, profile_id)
     if not yes:
-        profile = await registry.profile(app.id, who)
+        profile = await registry.profile(app.id, ref)
         click.confirm(f"Delete the profile {profile.profile_id}?", abort=True)
-    _print_profile(await registry.delete_profile(app.id, who, by=_BY), as_json)
+    print_profile(await registry.delete_profile(app.id, ref, by=_BY), as_json)
 
 
 @profile_group.command("export")
@@ -220,7 +230,7 @@ async def profile_export(
 ) -> None:
     """Print all that is kept of a person, as JSON: for that person to see."""
     app = await registry.app(app_name)
-    export = await registry.eraser.export(app, _who(customer, profile_id))
+    export = await registry.eraser.export(app, who(customer, profile_id))
     click.echo(msgspec.json.format(msgspec.json.encode(export), indent=2).decode())
 
 
@@ -241,32 +251,4 @@ async def demo(registry: Registry, count: int, *, seed: int, app_name: str, as_j
 
 def _print_identifiers(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
     data = identifiers_by_name(profile.identifiers)
-    emit(data, as_json, "\n".join(_set_lines(data)) or "No identifier is set.")
-
-
-def _profile_data(profile: Profile) -> dict[str, object]:
-    return {
-        "profile_id": profile.profile_id,
-        "customer_user_id": profile.customer_user_id,
-        "identifiers": identifiers_by_name(profile.identifiers),
-        "custom_attributes": dict(profile.attributes),
-        "created_at": profile.created_at,
-        "updated_at": profile.updated_at,
-        "revision": profile.revision,
-    }
-
-
-def _print_profile(profile: Profile, as_json: bool) -> None:  # noqa: FBT001 - as above
-    lines = [
-        f"profile     {profile.profile_id}",
-        f"customer    {profile.customer_user_id or 'none'}",
-        f"made        {utc(profile.created_at)}",
-        f"changed     {utc(profile.updated_at)}",
-        *_set_lines(identifiers_by_name(profile.identifiers)),
-        *_set_lines(dict(profile.attributes)),
-    ]
-    emit(_profile_data(profile), as_json, "\n".join(lines))
-
-
-def _set_lines(values: Mapping[str, object]) -> list[str]:
-    return [f"{name} = {value}" for name, value in values.items() if value is not None]
+    emit(data, as_json, "\n".join(set_lines(data)) or "No identifier is set.")

@@ -12,7 +12,6 @@ import msgspec
 from knownas import bootstrap, load, settings
 from knownas.errors import KnownasError
 from knownas.ledger import LedgerError
-from knownas.model import ProfileRef, clean_customer_user_id, clean_profile_id
 from knownas.storage import StorageError
 from knownas.vault import VaultError
 
@@ -70,13 +69,3 @@ def telling_errors(action: Callable[[], None]) -> None:
         settings.SettingsError,
     ) as error:
         raise Failure(str(error)) from None
-
-
-def who(customer: str | None, profile_id: str | None) -> ProfileRef:
-    """Return whom the options of `who_options` name."""
-    if not customer and not profile_id:
-        raise Failure("Say whom: --customer ID or --profile UUID.")
-    return ProfileRef(
-        clean_customer_user_id(os.fsencode(customer), source="--customer") if customer else None,
-        clean_profile_id(profile_id, source="--profile") if profile_id else None,
-    )

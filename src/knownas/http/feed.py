@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from knownas.errors import KnownasError, ValidationError
-from knownas.events import event
+from knownas.events import LOOK_SECONDS, event
 from knownas.history import ChangesPage
 from knownas.http import query, wire
 from knownas.http.asking import authenticated, registry_of
@@ -20,8 +20,6 @@ from knownas.registry import Registry
 MAX_CHANGES: Final = 1_000
 DEFAULT_CHANGES: Final = 100
 MAX_WAIT_SECONDS: Final = 60
-LOOK_SECONDS: Final = 0.25
-"""How often is looked, for those who wait, for what any process may have written."""
 GONE_SECONDS: Final = 5.0
 """How late it may be noticed that a client has gone that waits for a page."""
 READS_AT_ONCE: Final = 8

@@ -1,16 +1,23 @@
 """What was, how many, and what stands twice: history, coverage and conflicts of the native API."""
 
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas.errors import ValidationError
 from knownas.events import event
-from knownas.history import ALL_PROFILES, DAY_MS
+from knownas.history import DAY_MS
 from knownas.http import query, wire
 from knownas.http.asking import authenticated, registry_of
-from knownas.model import KIND_NUMBER, KINDS, Policies, clean_kind, clean_policies, clean_value
+from knownas.model import (
+    KINDS,
+    Policies,
+    clean_kind,
+    clean_policies,
+    clean_value,
+    policies_by_name,
+)
 
 _MAX_PAGE: Final = 1_000
 _DEFAULT_PAGE: Final = 100
@@ -37,12 +44,16 @@ async def get_coverage(request: Request) -> Response:
     """Answer how many profiles have each kind, at the end of each day."""
     key, _ = await authenticated(request, "secret")
     query.refuse_any(request)
-    total: dict[int, int] = dict.fromkeys(range(ALL_PROFILES, len(KINDS)), 0)
-    days: dict[int, dict[str, Any]] = {}
-    for day, kind, change in await registry_of(request).coverage(key.app.id):
-        total[kind] += change
-        days[day] = _counts(total) | {"day": _date(day)}
-    return wire.json_response({"data": _counts(total), "days": list(days.values())})
+    now, days = await registry_of(request).coverage(key.app.id)
+    return wire.json_response(
+        {
+            "data": now,
+            "days": [
+                {"day": _date(day), "profiles": was.profiles, "identifiers": was.identifiers}
+                for day, was in days.items()
+            ],
+        }
+    )
 
 
 async def get_conflicts(request: Request) -> Response:
@@ -95,14 +106,7 @@ async def put_policies(request: Request) -> Response:
 
 
 def _policies(policies: Policies) -> Response:
-    return wire.json_response({"data": {name: policies.get(name, "allow") for name in KIND_NUMBER}})
-
-
-def _counts(total: dict[int, int]) -> dict[str, Any]:
-    return {
-        "profiles": total[ALL_PROFILES],
-        "identifiers": {kind.name: total[number] for number, kind in enumerate(KINDS)},
-    }
+    return wire.json_response({"data": policies_by_name(policies)})
 
 
 def _date(day: int) -> str | None:
