@@ -159,7 +159,7 @@ class Held:
             found, changed_in = await reads.locked_profiles(link, keys, wait=False)
             busy = await reads.profiles_of(link, keys - found.keys())
             if busy:
-                self._busy |= busy.keys()
+                self._busy.update(busy)  # the caller's own: the next attempt has it, too
                 raise Outrun
         else:
             self._has_locked = True
