@@ -321,8 +321,8 @@ def other(server: Server) -> Server:
     async def make_app() -> Server:
         registry = Registry(bootstrap.open_storage(server.database))
         app = await registry.create_app("other")
-        key, _ = await registry.create_key(app, "secret")
-        public_key, _ = await registry.create_key(app, "public")
+        key, _ = await registry.keyring.create(app, "secret")
+        public_key, _ = await registry.keyring.create(app, "public")
         await registry.close()
         return server._replace(key=key, public_key=public_key)
 

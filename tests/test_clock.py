@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from knownas.errors import Unauthorized
+from knownas.keyring import KEY_CACHE_SECONDS
 from knownas.model import ProfileRef
-from knownas.registry import KEY_CACHE_SECONDS, Registry
+from knownas.registry import Registry
 from knownas.storage.sqlite import SqliteStorage
 
 HOUR = 3_600_000
@@ -52,19 +53,19 @@ def test_row_36_key_seen_expired_stays_so_when_the_clock_is_put_back() -> None:
 
     async def use(registry: Registry, clock: Clock) -> None:
         app = await registry.create_app("app")
-        text, key = await registry.create_key(app, "secret", expires_at=NOON + HOUR)
+        text, key = await registry.keyring.create(app, "secret", expires_at=NOON + HOUR)
         header = b"Api-Key " + text.encode()
-        assert (await registry.authenticate(header)).id == key.id
+        assert (await registry.keyring.authenticate(header)).id == key.id
         clock.now += 2 * HOUR
         with pytest.raises(Unauthorized):  # though it is in the cache
-            await registry.authenticate(header)
+            await registry.keyring.authenticate(header)
         clock.now = NOON
         clock.pass_cache()
         # Its end is noted beside the answer, with the next write at the latest.
         await registry.create_app("other")
         with pytest.raises(Unauthorized):
-            await registry.authenticate(header)
-        (kept,) = await registry.keys(app.id)
+            await registry.keyring.authenticate(header)
+        (kept,) = await registry.keyring.of_app(app.id)
         assert kept.ended_at == NOON + 2 * HOUR
 
     on_a_registry(use)
@@ -75,14 +76,14 @@ def test_row_36_key_is_believed_by_a_time_that_only_runs() -> None:
 
     async def use(registry: Registry, clock: Clock) -> None:
         app = await registry.create_app("app")
-        text, key = await registry.create_key(app, "secret")
+        text, key = await registry.keyring.create(app, "secret")
         header = b"Api-Key " + text.encode()
-        await registry.authenticate(header)
+        await registry.keyring.authenticate(header)
         await registry.storage.end_key(app.id, key.id, at=clock.now)  # by another process
         clock.now -= 24 * HOUR
         clock.pass_cache()
         with pytest.raises(Unauthorized):
-            await registry.authenticate(header)
+            await registry.keyring.authenticate(header)
 
     on_a_registry(use)
 

@@ -251,6 +251,70 @@ def test_tag_of_one_thing_is_not_that_of_another(server: Server, customer: str) 
     assert write(server, UPDATE, customer, tags[IDENTIFIERS_PATH]).status_code == 412
 
 
+@pytest.mark.parametrize("path", [IDENTIFIERS_PATH, PROFILE_PATH])
+def test_read_is_refused_where_no_tag_matches(server: Server, customer: str, path: str) -> None:
+    """A GET with If-Match is answered, or 412; that comes before If-None-Match."""
+    tag = tag_of(server, path, customer)
+    for given, known, status in (
+        (tag, None, 200),
+        ("*", None, 200),
+        (OTHER, None, 412),
+        (f"W/{tag}", None, 412),
+        (tag, tag, 304),
+        (OTHER, tag, 412),
+        (tag, OTHER, 200),
+    ):
+        headers = [("If-Match", given)] + ([("If-None-Match", known)] if known else [])
+        answer = ask(server, "GET", path, headers, customer=customer)
+        assert answer.status_code == status
+        assert status == 412 or answer.headers["etag"] == tag
+
+
+@pytest.mark.parametrize("one", WRITES, ids=NAMES)
+@pytest.mark.parametrize("form", ["*", "{}", "W/{}", f"{OTHER}, {{}}"])
+def test_write_is_refused_where_a_tag_is_excluded(
+    server: Server, customer: str, one: Write, form: str
+) -> None:
+    """With If-None-Match it is made only where none of the tags, weak or not, is that."""
+    before = state(server, customer)
+    excluded = [("If-None-Match", form.format(tag_of(server, one.path, customer)))]
+    answer = ask(server, one.method, one.path, excluded, one.body, customer=customer)
+    assert error_code(answer) == (412, "precondition_failed")
+    assert state(server, customer) == before
+    other = [("If-None-Match", OTHER)]
+    answer = ask(server, one.method, one.path, other, one.body, customer=customer)
+    assert answer.status_code == one.status
+    assert state(server, customer) != before
+
+
+@pytest.mark.parametrize("key", [None, "once"])
+def test_profile_is_made_only_if_there_is_none(server: Server, key: str | None) -> None:
+    """Of many who send `If-None-Match: *` one makes the profile, and the others change nothing."""
+    name = f"user-{uuid4()}"
+
+    def make(number: int) -> int:
+        headers = [("If-None-Match", "*")]
+        headers += [("Idempotency-Key", f"{key}-{name}-{number}")] if key else []
+        body = {"custom_attributes": [{"key": "k", "value": number}]}
+        return ask(server, "POST", PROFILE_PATH, headers, body, customer=name).status_code
+
+    with ThreadPoolExecutor(RACERS) as racers:
+        statuses = list(racers.map(make, range(CROWD)))
+    assert sorted(statuses) == [200] + [412] * (CROWD - 1)
+    made = ask(server, "GET", PROFILE_PATH, customer=name).json()["data"]["custom_attributes"]
+    assert made == [{"key": "k", "value": statuses.index(200)}]
+
+
+def test_excluded_tag_binds_no_customer_to_who_is_there(server: Server) -> None:
+    """An anonymous profile that would get the customer is there: `*` excludes it."""
+    profile_id, nobody = str(uuid4()), f"nobody-{uuid4()}"
+    assert ask(server, "POST", PROFILE_PATH, profile=profile_id).is_success
+    nothing = [("If-None-Match", "*")]
+    both = ask(server, "POST", PROFILE_PATH, nothing, customer=nobody, profile=profile_id)
+    assert error_code(both) == (412, "precondition_failed")
+    assert ask(server, "GET", PROFILE_PATH, customer=nobody).status_code == 404
+
+
 @pytest.mark.parametrize("tag", ["*", OTHER])
 def test_condition_on_an_absent_profile(server: Server, tag: str) -> None:
     """What would be 404 stays so; POST of a profile, which would create it, is 412."""
@@ -307,12 +371,13 @@ def test_one_of_many_conditional_writes_is_made(server: Server, customer: str, o
 
 
 def test_sdk_knows_no_condition(server: Server, customer: str) -> None:
-    """A public key, which may not read, learns nothing from an If-Match: it is as if not sent."""
+    """A public key, which may not read, learns nothing from a condition: it is as if not sent."""
     profile_id = ask(server, "GET", PROFILE_PATH, customer=customer).json()["data"]["profile_id"]
     public = server._replace(key=server.public_key)
     body = {"data": {"profile_id": profile_id, "branch_id": "sdk"}}
     for tag in (tag_of(server, IDENTIFIERS_PATH, customer), OTHER, "no tag"):
-        assert ask(public, "POST", SDK_PATH, [("If-Match", tag)], body).status_code == 200
+        for name in ("If-Match", "If-None-Match"):
+            assert ask(public, "POST", SDK_PATH, [(name, tag)], body).status_code == 200
 
 
 @pytest.fixture
@@ -325,7 +390,10 @@ def creating(server: Server) -> Iterator[Server]:
 
 
 def test_conditional_write_creates_no_profile_of_its_own(creating: Server, customer: str) -> None:
-    """With `auto_create_profiles` an absent profile is 412, and a present one is checked."""
+    """With `auto_create_profiles` an absent profile is 412, and a present one is checked.
+
+    With If-None-Match the absent one is made.
+    """
     nobody = f"nobody-{uuid4()}"
     assert error_code(write(creating, SET, nobody, "*")) == (412, "precondition_failed")
     assert ask(creating, "GET", PROFILE_PATH, customer=nobody).status_code == 404
@@ -333,6 +401,10 @@ def test_conditional_write_creates_no_profile_of_its_own(creating: Server, custo
     tag = tag_of(creating, IDENTIFIERS_PATH, customer)
     assert write(creating, SET, customer, OTHER).status_code == 412
     assert write(creating, SET, customer, tag).status_code == 200
+    nothing, nobody = [("If-None-Match", "*")], f"nobody-{uuid4()}"
+    for status in (200, 412):
+        made = ask(creating, "POST", IDENTIFIERS_PATH, nothing, SET.body, customer=nobody)
+        assert made.status_code == status
 
 
 # --- What is no condition -----------------------------------------------------------------------

@@ -382,16 +382,18 @@ def test_nothing_of_the_person_is_left_in_the_database(server: Server, environme
     assert ask(server, "GET", IDENTIFIERS_PATH, customer=keeper).json()["branch_id"] == "kept"
 
 
-def test_erasing_needs_a_master_key_and_a_ledger(database: str, tmp_path: Path) -> None:
+def test_erasing_needs_a_master_key_and_a_ledger(
+    database: str, environment: Path, tmp_path: Path
+) -> None:
     """Without either it is refused, with the setting that is missing; the rest works."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    key_file = str(tmp_path / "master.key")
-    vault.create(key_file)
+    key_file = str(environment / "master.key")
     ledger = {"KNOWNAS_ERASURE_LEDGER": str(tmp_path / "ledger")}
     cases = [({**ledger, "KNOWNAS_MASTER_KEY_FILE": ""}, "KNOWNAS_MASTER_KEY_FILE")]
     if not database.startswith("sqlite"):  # where it stands beside the file
-        cases.append(({"KNOWNAS_MASTER_KEY_FILE": key_file}, "KNOWNAS_ERASURE_LEDGER"))
+        without = {"KNOWNAS_MASTER_KEY_FILE": key_file, "KNOWNAS_ERASURE_LEDGER": ""}
+        cases.append((without, "KNOWNAS_ERASURE_LEDGER"))
     fresh = f"sqlite:///{tmp_path}/fresh.db" if database.startswith("sqlite") else database
     key = msgspec.json.decode(
         knownas("key", "create", "--app", app_in(fresh), "--json", database=fresh)

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from conftest import INJECTIONS, KEY_ALPHABET, sealed
 from knownas import keys
 from knownas.errors import ServiceUnavailable, Unauthorized, ValidationError
+from knownas.keyring import KEY_CACHE_SECONDS, KEY_RENEWAL_SECONDS
 from knownas.keys import KeyType
 from knownas.model import ApiKey, App
-from knownas.registry import KEY_CACHE_SECONDS, KEY_RENEWAL_SECONDS, Registry
+from knownas.registry import Registry
 from knownas.storage.sqlite import SqliteStorage
 
 TYPES: list[KeyType] = list(get_args(KeyType))
@@ -218,7 +219,7 @@ class Process:
     async def opens(self, key: str) -> bool:
         """Tell whether the server lets a key in."""
         try:
-            await self.registry.authenticate(b"Api-Key " + key.encode())
+            await self.registry.keyring.authenticate(b"Api-Key " + key.encode())
         except Unauthorized:
             return False
         return True
@@ -253,7 +254,7 @@ async def app(server: Process) -> App:
 @pytest.mark.anyio
 async def test_row_01_mistyped_key_never_reaches_the_storage(server: Process, app: App) -> None:
     """A wrong checksum, a wrong length, no key at all: refused without a look-up."""
-    key, _ = await server.registry.create_key(app, "secret")
+    key, _ = await server.registry.keyring.create(app, "secret")
     mistyped = key[:-1] + ("0" if key[-1] != "0" else "1")
     for text in (
         mistyped,
@@ -267,7 +268,7 @@ async def test_row_01_mistyped_key_never_reaches_the_storage(server: Process, ap
         assert not await server.opens(text)
     for header in (None, b"", key.encode(), b"Bearer " + key.encode(), b"Api-Key " + b"x" * 256):
         with pytest.raises(Unauthorized):
-            await server.registry.authenticate(header)
+            await server.registry.keyring.authenticate(header)
     assert server.storage.looked_up == []
     assert await server.opens(key)
     assert server.storage.looked_up == [keys.digest(key)]
@@ -276,7 +277,7 @@ async def test_row_01_mistyped_key_never_reaches_the_storage(server: Process, ap
 @pytest.mark.anyio
 async def test_row_04_unknown_and_near_miss_cost_the_same(server: Process, app: App) -> None:
     """Each costs one look-up by digest, every time; no look-up sees any of the key's text."""
-    key, _ = await server.registry.create_key(app, "secret")
+    key, _ = await server.registry.keyring.create(app, "secret")
     near_miss = sealed(key[:-7] + ("0" if key[-7] != "0" else "1"))
     tried = [near_miss, sealed("secret_live_ka_" + "x" * 30), "unknown", near_miss]
     for text in tried:
@@ -291,12 +292,12 @@ async def test_row_24_key_is_never_sql(server: Process, app: App, text: str) -> 
     assert not await server.opens(text)
     if not keys.is_adoptable(text):
         with pytest.raises(ValidationError):
-            await server.registry.adopt_key(app, text, "secret", label=text)
+            await server.registry.keyring.adopt(app, text, "secret", label=text)
         return
-    adopted = await server.registry.adopt_key(app, text, "secret", label=text)
+    adopted = await server.registry.keyring.adopt(app, text, "secret", label=text)
     assert await server.opens(text)
-    assert [key.label for key in await server.registry.keys(app.id)] == [text]
-    await server.registry.revoke_key(app.id, adopted.id)
+    assert [key.label for key in await server.registry.keyring.of_app(app.id)] == [text]
+    await server.registry.keyring.revoke(app.id, adopted.id)
     assert not await server.opens(text)
 
 
@@ -306,7 +307,7 @@ async def test_unknown_key_is_not_remembered(server: Process, another: Process, 
     assert not await server.opens("their-key")
     assert not await server.opens("their-key")
     assert len(server.storage.looked_up) == 2
-    await another.registry.adopt_key(app, "their-key", "secret")
+    await another.registry.keyring.adopt(app, "their-key", "secret")
     assert await server.opens("their-key")
 
 
@@ -315,9 +316,9 @@ async def test_key_is_believed_for_half_a_second(
     server: Process, another: Process, app: App
 ) -> None:
     """A key that another process revokes is let in until then, and not any longer."""
-    key, kept = await server.registry.create_key(app, "secret")
+    key, kept = await server.registry.keyring.create(app, "secret")
     assert await server.opens(key)
-    await another.registry.revoke_key(app.id, kept.id)
+    await another.registry.keyring.revoke(app.id, kept.id)
     assert not await another.opens(key)
     server.storage.monotonic += KEY_CACHE_SECONDS - 0.001
     assert await server.opens(key)
@@ -328,10 +329,10 @@ async def test_key_is_believed_for_half_a_second(
 @pytest.mark.anyio
 async def test_belief_begins_with_the_read(server: Process, another: Process, app: App) -> None:
     """What a slow read brings is believed from when the read began, not from when it ended."""
-    key, kept = await server.registry.create_key(app, "secret")
+    key, kept = await server.registry.keyring.create(app, "secret")
     server.storage.read_seconds = 0.4
     assert await server.opens(key)
-    await another.registry.revoke_key(app.id, kept.id)
+    await another.registry.keyring.revoke(app.id, kept.id)
     server.storage.monotonic += 0.11
     assert not await server.opens(key)
 
@@ -339,7 +340,7 @@ async def test_belief_begins_with_the_read(server: Process, another: Process, ap
 @pytest.mark.anyio
 async def test_believed_key_costs_no_look_up(server: Process, app: App) -> None:
     """A key is read once in half a second, however often it comes."""
-    key, _ = await server.registry.create_key(app, "secret")
+    key, _ = await server.registry.keyring.create(app, "secret")
     for _ in range(80):
         assert await server.opens(key)
         server.storage.monotonic += KEY_CACHE_SECONDS / 8
@@ -351,31 +352,31 @@ async def test_key_in_use_is_renewed_before_its_belief_ends(
     server: Process, another: Process, app: App
 ) -> None:
     """No request waits for that read: the next one finds the key, or that it was revoked."""
-    key, kept = await server.registry.create_key(app, "secret")
+    key, kept = await server.registry.keyring.create(app, "secret")
     header = b"Api-Key " + key.encode()
     assert await server.opens(key)
     for _ in range(3):
         server.storage.monotonic += KEY_CACHE_SECONDS - KEY_RENEWAL_SECONDS
         for _ in range(5):  # by the first, the others find that it is under way or done
-            assert server.registry.believed_key(header) is not None
+            assert server.registry.keyring.believed_key(header) is not None
         await asyncio.sleep(0)
     assert len(server.storage.looked_up) == 4
-    await another.registry.revoke_key(app.id, kept.id)
+    await another.registry.keyring.revoke(app.id, kept.id)
     server.storage.monotonic += KEY_CACHE_SECONDS - KEY_RENEWAL_SECONDS
-    assert server.registry.believed_key(header) is not None
+    assert server.registry.keyring.believed_key(header) is not None
     await asyncio.sleep(0)
-    assert server.registry.believed_key(header) is None
+    assert server.registry.keyring.believed_key(header) is None
 
 
 @pytest.mark.anyio
 async def test_server_that_revokes_knows_at_once(server: Process, app: App) -> None:
     """The process that revokes or rotates a key does not believe in it any longer."""
-    key, kept = await server.registry.create_key(app, "secret")
-    rotated, its = await server.registry.create_key(app, "secret")
+    key, kept = await server.registry.keyring.create(app, "secret")
+    rotated, its = await server.registry.keyring.create(app, "secret")
     assert await server.opens(key)
     assert await server.opens(rotated)
-    await server.registry.revoke_key(app.id, kept.id)
-    await server.registry.rotate_key(app, its.id, overlap_seconds=0)
+    await server.registry.keyring.revoke(app.id, kept.id)
+    await server.registry.keyring.rotate(app, its.id, overlap_seconds=0)
     assert not await server.opens(key)
     assert not await server.opens(rotated)
 
@@ -383,7 +384,7 @@ async def test_server_that_revokes_knows_at_once(server: Process, app: App) -> N
 @pytest.mark.anyio
 async def test_key_that_cannot_be_refreshed_is_not_let_in(server: Process, app: App) -> None:
     """When the database is away a belief runs out like any other, and then it is a 503."""
-    key, _ = await server.registry.create_key(app, "secret")
+    key, _ = await server.registry.keyring.create(app, "secret")
     assert await server.opens(key)
     server.storage.is_away = True
     server.storage.monotonic += KEY_CACHE_SECONDS / 2
@@ -402,7 +403,7 @@ async def test_key_that_cannot_be_refreshed_is_not_let_in(server: Process, app: 
 @pytest.mark.anyio
 async def test_key_opens_until_it_expires(server: Process, app: App) -> None:
     """It is good up to the last millisecond, and not at the time that it was given."""
-    key, _ = await server.registry.create_key(app, "secret", expires_at=2_000)
+    key, _ = await server.registry.keyring.create(app, "secret", expires_at=2_000)
     server.now = 1_999
     assert await server.opens(key)
     server.now = 2_000
@@ -414,7 +415,7 @@ async def test_row_36_expired_key_stays_expired(
     server: Process, another: Process, app: App
 ) -> None:
     """A key that was once seen expired opens nothing, wherever the clock is put back."""
-    key, _ = await server.registry.create_key(app, "secret", expires_at=2_000)
+    key, _ = await server.registry.keyring.create(app, "secret", expires_at=2_000)
     assert await server.opens(key)
     server.now = 2_000
     assert not await server.opens(key)
@@ -422,14 +423,14 @@ async def test_row_36_expired_key_stays_expired(
     server.now = 1_500
     assert not await server.opens(key)
     assert not await another.opens(key)
-    assert [kept.ended_at for kept in await server.registry.keys(app.id)] == [2_000]
+    assert [kept.ended_at for kept in await server.registry.keyring.of_app(app.id)] == [2_000]
 
 
 @pytest.mark.anyio
 async def test_both_keys_are_good_while_they_overlap(server: Process, app: App) -> None:
     """The successor is good at once and stays so; the old key ends with the overlap."""
-    old, kept = await server.registry.create_key(app, "public", label="phone")
-    new, successor = await server.registry.rotate_key(app, kept.id, overlap_seconds=60)
+    old, kept = await server.registry.keyring.create(app, "public", label="phone")
+    new, successor = await server.registry.keyring.rotate(app, kept.id, overlap_seconds=60)
     assert (successor.type, successor.label, successor.expires_at) == ("public", "phone", None)
     assert await server.opens(old)
     assert await server.opens(new)
@@ -443,8 +444,8 @@ async def test_both_keys_are_good_while_they_overlap(server: Process, app: App) 
 @pytest.mark.anyio
 async def test_overlap_gives_no_key_more_time(server: Process, app: App) -> None:
     """A key that expires before the overlap is over expires when it would have."""
-    old, kept = await server.registry.create_key(app, "secret", expires_at=2_000)
-    await server.registry.rotate_key(app, kept.id, overlap_seconds=60)
+    old, kept = await server.registry.keyring.create(app, "secret", expires_at=2_000)
+    await server.registry.keyring.rotate(app, kept.id, overlap_seconds=60)
     server.now = 2_000
     assert not await server.opens(old)
 
@@ -452,9 +453,9 @@ async def test_overlap_gives_no_key_more_time(server: Process, app: App) -> None
 @pytest.mark.anyio
 async def test_successor_lives_as_long_as_the_key_was_made_for(server: Process, app: App) -> None:
     """A key for a second is followed by a key for a second."""
-    _, kept = await server.registry.create_key(app, "secret", expires_at=2_000)
+    _, kept = await server.registry.keyring.create(app, "secret", expires_at=2_000)
     server.now = 1_700
-    new, successor = await server.registry.rotate_key(app, kept.id, overlap_seconds=0)
+    new, successor = await server.registry.keyring.rotate(app, kept.id, overlap_seconds=0)
     assert successor.expires_at == 2_700
     server.now = 2_699
     assert await server.opens(new)
@@ -466,26 +467,26 @@ async def test_successor_lives_as_long_as_the_key_was_made_for(server: Process, 
 async def test_only_a_live_key_of_the_app_is_rotated(server: Process, app: App) -> None:
     """An unknown, a revoked, an expired key, and one of another app, have no successor."""
     other = await server.registry.create_app("two")
-    _, theirs = await server.registry.create_key(other, "secret")
-    _, revoked = await server.registry.create_key(app, "secret")
-    await server.registry.revoke_key(app.id, revoked.id)
-    _, expired = await server.registry.create_key(app, "secret", expires_at=1_000)
-    before = await server.registry.keys(app.id)
+    _, theirs = await server.registry.keyring.create(other, "secret")
+    _, revoked = await server.registry.keyring.create(app, "secret")
+    await server.registry.keyring.revoke(app.id, revoked.id)
+    _, expired = await server.registry.keyring.create(app, "secret", expires_at=1_000)
+    before = await server.registry.keyring.of_app(app.id)
     for key_id in ("key_unknown", theirs.id, revoked.id, expired.id):
         with pytest.raises(ValidationError):
-            await server.registry.rotate_key(app, key_id, overlap_seconds=0)
-    assert await server.registry.keys(app.id) == before
-    assert await server.registry.keys(other.id) == [theirs]
+            await server.registry.keyring.rotate(app, key_id, overlap_seconds=0)
+    assert await server.registry.keyring.of_app(app.id) == before
+    assert await server.registry.keyring.of_app(other.id) == [theirs]
 
 
 @pytest.mark.anyio
 async def test_only_a_key_of_the_app_is_revoked(server: Process, app: App) -> None:
     """An unknown key and one of another app are refused, and live on."""
     other = await server.registry.create_app("two")
-    theirs, kept = await server.registry.create_key(other, "secret")
+    theirs, kept = await server.registry.keyring.create(other, "secret")
     for key_id in ("key_unknown", kept.id):
         with pytest.raises(ValidationError):
-            await server.registry.revoke_key(app.id, key_id)
+            await server.registry.keyring.revoke(app.id, key_id)
     assert await server.opens(theirs)
 
 
@@ -501,8 +502,10 @@ async def test_adopted_key_opens_its_app(
     server: Process, app: App, key_type: KeyType, text: str
 ) -> None:
     """A key from elsewhere is a key of the app and the type that it was adopted as."""
-    adopted = await server.registry.adopt_key(app, text, key_type, label="theirs", expires_at=9_000)
-    found = await server.registry.authenticate(b"Api-Key " + text.encode())
+    adopted = await server.registry.keyring.adopt(
+        app, text, key_type, label="theirs", expires_at=9_000
+    )
+    found = await server.registry.keyring.authenticate(b"Api-Key " + text.encode())
     assert found == adopted
     assert (found.app, found.type, found.label, found.expires_at) == (
         app,
@@ -523,18 +526,18 @@ async def test_adopted_key_opens_its_app(
 async def test_what_is_no_key_is_not_adopted(server: Process, app: App, text: str) -> None:
     """Blanks, control and other characters, too many, and a mistyped key of ours: refused."""
     with pytest.raises(ValidationError):
-        await server.registry.adopt_key(app, text, "secret")
-    assert await server.registry.keys(app.id) == []
+        await server.registry.keyring.adopt(app, text, "secret")
+    assert await server.registry.keyring.of_app(app.id) == []
 
 
 @pytest.mark.anyio
 async def test_key_is_adopted_once(server: Process, app: App) -> None:
     """A text that opens an app, alive or ended, opens no other."""
     other = await server.registry.create_app("two")
-    adopted = await server.registry.adopt_key(app, "theirs", "secret")
+    adopted = await server.registry.keyring.adopt(app, "theirs", "secret")
     for one in (app, other):
         with pytest.raises(ValidationError):
-            await server.registry.adopt_key(one, "theirs", "public")
-    await server.registry.revoke_key(app.id, adopted.id)
+            await server.registry.keyring.adopt(one, "theirs", "public")
+    await server.registry.keyring.revoke(app.id, adopted.id)
     with pytest.raises(ValidationError):
-        await server.registry.adopt_key(other, "theirs", "secret")
+        await server.registry.keyring.adopt(other, "theirs", "secret")

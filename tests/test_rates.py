@@ -57,14 +57,14 @@ def new_key(
 ) -> tuple[Server, str]:
     """Return the server as it is asked with a new key, and the key's id."""
     text, kept = with_registry(
-        server, lambda registry, app: registry.create_key(app, key_type, rate=rate)
+        server, lambda registry, app: registry.keyring.create(app, key_type, rate=rate)
     )
     return server._replace(key=text), kept.id
 
 
 def set_rate(server: Server, key_id: str, rate: str | None) -> None:
     """Give a key another rate."""
-    with_registry(server, lambda registry, app: registry.limit_key(app.id, key_id, rate))
+    with_registry(server, lambda registry, app: registry.keyring.limit(app.id, key_id, rate))
 
 
 def client(server: Server) -> httpx2.Client:
@@ -168,7 +168,7 @@ def test_revoked_key_is_401_and_not_429(server: Server) -> None:
     """A key that ends past its rate is refused as any other."""
     limited, key_id = new_key(server, "1/hour")
     assert hot(limited, 2) == [404, 429]
-    with_registry(server, lambda registry, app: registry.revoke_key(app.id, key_id))
+    with_registry(server, lambda registry, app: registry.keyring.revoke(app.id, key_id))
     time.sleep(NOTICED_SECONDS)
     assert hot(limited, 1) == [401]
 
@@ -193,7 +193,7 @@ def test_successor_has_the_rate_of_its_key(server: Server) -> None:
     limited, key_id = new_key(server, "1/hour")
     assert hot(limited, 2) == [404, 429]
     successor, _ = with_registry(
-        server, lambda registry, app: registry.rotate_key(app, key_id, overlap_seconds=60)
+        server, lambda registry, app: registry.keyring.rotate(app, key_id, overlap_seconds=60)
     )
     assert hot(server._replace(key=successor), 2) == [404, 429]
 

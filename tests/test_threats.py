@@ -105,10 +105,10 @@ def ended_keys(server: Server) -> dict[str, str]:
     async def end() -> dict[str, str]:
         registry = Registry(bootstrap.open_storage(server.database))
         app, deleted = await registry.app("default"), await registry.create_app("deleted")
-        revoked, its_key = await registry.create_key(app, "secret")
-        await registry.revoke_key(app.id, its_key.id)
-        expired, _ = await registry.create_key(app, "secret", expires_at=1)
-        of_deleted, _ = await registry.create_key(deleted, "secret")
+        revoked, its_key = await registry.keyring.create(app, "secret")
+        await registry.keyring.revoke(app.id, its_key.id)
+        expired, _ = await registry.keyring.create(app, "secret", expires_at=1)
+        of_deleted, _ = await registry.keyring.create(deleted, "secret")
         await registry.delete_app(deleted.id)
         await registry.close()
         return {"revoked": revoked, "expired": expired, "of a deleted app": of_deleted}

@@ -37,7 +37,7 @@ def create_app(database: str) -> FastAPI:
     @app.get(PATH)
     async def get_identifiers(request: Request) -> Response:
         headers = wire.Headers(request.scope["headers"])
-        key = await registry.authenticate(headers.authorization)
+        key = await registry.keyring.authenticate(headers.authorization)
         headers.refuse_twins()
         found = registry.identifiers(key.app.id, headers.profile_ref())
         identifiers = await found if inspect.isawaitable(found) else found
@@ -46,7 +46,7 @@ def create_app(database: str) -> FastAPI:
     @app.post(PATH)
     async def set_identifiers(request: Request) -> Response:
         headers = wire.Headers(request.scope["headers"])
-        key = await registry.authenticate(headers.authorization)
+        key = await registry.keyring.authenticate(headers.authorization)
         headers.refuse_twins()
         ref = headers.profile_ref()
         values, _ = clean_identifiers(wire.parse_object(await request.body()))

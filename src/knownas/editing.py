@@ -4,7 +4,7 @@
 what it is given; which changes there are stands in `knownas.writes` and `knownas.merging`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from knownas.history import Change
@@ -55,6 +55,18 @@ class Needs(NamedTuple):
     values: Sequence[tuple[int, str]] = ()
     """Identifiers whose holders are asked for: kind number and value."""
     answer: str | None = None
+
+
+class Check(NamedTuple):
+    """What a change of one profile is made to depend on."""
+
+    refuse: Callable[[Profile], None]
+    """Told the profile before it is changed, in the same transaction: what it raises stops that.
+
+    It is pure and quick, as `Storage.change_profile` wants it.
+    """
+    may_create: bool
+    """Whether the change may be made where there is no profile yet, or the customer has none."""
 
 
 class Edit(Protocol):

@@ -219,7 +219,8 @@ class PreconditionFailed(KnownasError):
 
     code = "precondition_failed"
     message = (
-        "The profile is not as If-Match says, or not there; read it again and repeat the change."
+        "The profile is not as If-Match or If-None-Match says, or not there; read it again and "
+        "repeat the request."
     )
 
 

@@ -1,21 +1,21 @@
 """The registry: by which identifiers every other system knows a user.
 
-Every use case is one method here. It speaks of apps, keys, profiles and identifiers; of HTTP
-and SQL it knows nothing. What it is given has been through the `clean_…` functions of
-`knownas.model`, so it is valid; what it raises is in `knownas.errors`.
+Every use case is one method here, or of `keyring`, `webhooks` or `eraser`. It speaks of apps,
+keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given has been
+through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
+`knownas.errors`.
 """
 
-import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import msgspec
 
-from knownas import as_of, demo, keys, merging, writes
+from knownas import as_of, demo, merging, writes
 from knownas.as_of import Moment
-from knownas.editing import Edit, Needs
+from knownas.editing import Check, Edit, Needs
 from knownas.eraser import Eraser
 from knownas.errors import (
     FeatureNotConfigured,
@@ -23,7 +23,6 @@ from knownas.errors import (
     KnownasError,
     PreconditionFailed,
     ProfileNotFound,
-    Unauthorized,
     ValidationError,
 )
 from knownas.history import (
@@ -38,12 +37,10 @@ from knownas.history import (
     Source,
     coverage_by_day,
 )
-from knownas.keys import KeyType
+from knownas.keyring import Keyring
 from knownas.lookups import Holders, Sought
 from knownas.merging import Merge, Side, Undone
 from knownas.model import (
-    NO_RATE,
-    ApiKey,
     App,
     AppId,
     Identifiers,
@@ -65,28 +62,8 @@ from knownas.writes import Done, Once, Setting
 if TYPE_CHECKING:
     from knownas.webhooks.outbound import Sender
 
-KEY_CACHE_SECONDS: Final = 0.5
-"""A key is believed this long after its read began, so a revoked one is refused by every
-process within a second."""
-
-KEY_RENEWAL_SECONDS: Final = 0.1
-"""A key that is in use is read again so long before that, so no request has to wait for it."""
-
-_KEY_CACHE_SIZE: Final = 1_000
 _DEMO_CHUNK: Final = 50_000
 """Profiles to a transaction: the more they are, the fewer times each page is written."""
-
-
-Check = Callable[[Profile], None]
-"""Told a profile before it is changed, in the same transaction: what it raises stops the change.
-
-It is pure and quick, as `Storage.change_profile` wants it."""
-
-
-class _CachedKey(NamedTuple):
-    key: ApiKey
-    renew_at: float
-    believed_until: float
 
 
 class _Terms(NamedTuple):
@@ -128,11 +105,14 @@ class Registry:
         """Work on `storage`; `clock` gives ms since 1970, `monotonic` seconds.
 
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
-        `key_rate` is the rate of every key that has none of its own, None for no limit. What
-        needs stored secrets is refused without a `vault`; `open_sender` makes what webhooks are
-        sent by. What `ledger_path` and `erasure_hours` mean stands at `Eraser`.
+        What needs stored secrets is refused without a `vault`; `open_sender` makes what webhooks
+        are sent by. What `key_rate` means stands at `Keyring`, `ledger_path` and `erasure_hours`
+        at `Eraser`.
         """
         self.storage = storage
+        self.keyring = Keyring(
+            storage, key_rate=key_rate, clock=clock, monotonic=monotonic, new_uuid=new_uuid
+        )
         self.vault = vault or Vault("", {})
         self.webhooks = Endpoints(storage, self.vault, open_sender, clock=clock, new_uuid=new_uuid)
         self.eraser = Eraser(
@@ -144,79 +124,8 @@ class Registry:
             new_uuid=new_uuid,
         )
         self._auto_create_profiles = auto_create_profiles
-        self._key_rate = key_rate
         self._clock = clock
-        self._monotonic = monotonic
         self._new_uuid = new_uuid
-        self._key_cache: dict[bytes, _CachedKey] = {}
-        self._beside: set[asyncio.Future[Any]] = set()
-
-    # --- Who is asking ----------------------------------------------------------------------
-
-    async def authenticate(self, authorization: bytes | None) -> ApiKey:
-        """Return the live key in an `Authorization: Api-Key …` header value.
-
-        Its `rate` is the one in force; whoever answers the request keeps to it. Raises
-        Unauthorized, the same for a missing, malformed, unknown, revoked or expired key.
-        """
-        if authorization is None:
-            raise Unauthorized
-        return self.believed_key(authorization) or await self._look_up_key(authorization)
-
-    def believed_key(self, authorization: bytes) -> ApiKey | None:
-        """Return the live key of a header value if it was read just now, else None.
-
-        None says nothing about the key; `authenticate` does.
-        """
-        cached = self._key_cache.get(authorization)
-        if cached is None:
-            return None
-        now = self._monotonic()
-        if now >= cached.renew_at:
-            if now >= cached.believed_until:
-                return None
-            self._key_cache[authorization] = cached._replace(renew_at=cached.believed_until)
-            self._do_beside(self._look_up_key(authorization))
-        key = cached.key
-        return key if key.expires_at is None or key.is_live(self._clock()) else None
-
-    def _remember_the_end(self, key: ApiKey, now: int) -> None:
-        """Note that a key was seen expired, so that it stays so when the clock is put back.
-
-        It is not waited for: the answer to an expired key is that to any other bad key.
-        """
-        self._do_beside(self.storage.end_key(key.app.id, key.id, at=now))
-
-    def _do_beside(self, work: Awaitable[object]) -> None:
-        """Begin what no request waits for. A failure is no loss: whoever comes next tries again."""
-        doing = asyncio.ensure_future(work)
-        self._beside.add(doing)
-        doing.add_done_callback(self._beside.discard)
-        doing.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def _look_up_key(self, authorization: bytes) -> ApiKey:
-        text = keys.from_authorization(authorization)
-        if text is None or keys.is_mistyped(text):
-            raise Unauthorized
-        believed_until = self._monotonic() + KEY_CACHE_SECONDS
-        key = await self.storage.key_by_digest(keys.digest(text))
-        if key is None:
-            self._key_cache.pop(authorization, None)
-            raise Unauthorized
-        now = self._clock()
-        if not key.is_live(now):
-            self._key_cache.pop(authorization, None)
-            if key.ended_at is None:
-                self._remember_the_end(key, now)
-            raise Unauthorized
-        rate = self._key_rate if key.rate is None else key.rate
-        key = msgspec.structs.replace(key, rate=None if rate == NO_RATE else rate)
-        if len(self._key_cache) >= _KEY_CACHE_SIZE:
-            self._key_cache.clear()
-        self._key_cache[authorization] = _CachedKey(
-            key, believed_until - KEY_RENEWAL_SECONDS, believed_until
-        )
-        return key
 
     # --- Profiles and their identifiers -----------------------------------------------------
 
@@ -264,7 +173,8 @@ class Registry:
 
             return self._change(app.id, ref, change, create_as, _Terms(by, once, check))
         now = self._clock()
-        setting = Setting(ref, values, create_as=create_as if check is None else None)
+        may_create = check is None or check.may_create
+        setting = Setting(ref, values, create_as=create_as if may_create else None)
         return self._edit_one(
             app.id,
             lambda edit: writes.set_identifiers(edit, setting, app.policies, now, check),
@@ -288,16 +198,12 @@ class Registry:
                 app, ref, change, now=now, create_as=create_as, anew=terms.anew, by=terms.by
             )
         check = terms.check
-
-        def checked(profile: Profile) -> Profile:
-            if check is not None:
-                check(profile)
-            return change(profile)
-
-        create = create_as if check is None else None
+        create = create_as if check is None or check.may_create else None
         return self._edit_one(
             app,
-            lambda edit: writes.change_one(edit, ref, checked, create, now, anew=terms.anew),
+            lambda edit: writes.change_one(
+                edit, ref, change, create, now, anew=terms.anew, check=check
+            ),
             Needs([ref]),
             terms,
             creates=create_as is not None,
@@ -316,7 +222,7 @@ class Registry:
         try:
             [profile] = await self._edit(app, lambda edit: [work(edit)], needs, terms)
         except ProfileNotFound:
-            if terms.check is not None and creates:
+            if terms.check is not None and creates and not terms.check.may_create:
                 raise PreconditionFailed from None
             raise
         return profile
@@ -435,8 +341,8 @@ class Registry:
 
         With both halves of `ref`, the customer is bound to an anonymous profile of that id. Where
         either was erased, it is someone else's from now on.
-        With a `check` nothing is created or bound: where `ref` names no profile that could be
-        checked, PreconditionFailed is raised instead.
+        A `check` may allow that nothing is created or bound: where `ref` names no profile that
+        could be checked, PreconditionFailed is raised then.
         Raises ProfileConflict, and ValidationError past 30 attributes.
         """
         terms = _Terms(by, once, check, anew=True)
@@ -479,7 +385,8 @@ class Registry:
                 Needs([ref]),
                 _Terms(by, once, check),
             )
-        return await self.storage.delete_profile(app, ref, now=self._clock(), by=by, check=check)
+        refuse = None if check is None else check.refuse
+        return await self.storage.delete_profile(app, ref, now=self._clock(), by=by, check=refuse)
 
     # --- Identity ---------------------------------------------------------------------------
 
@@ -628,117 +535,11 @@ class Registry:
     async def set_policies(self, app: AppId, policies: Policies) -> None:
         """Have kinds follow these policies, all others `allow`; known to all in half a second."""
         await self.storage.set_policies(app, policies)
-        self._key_cache.clear()
+        self.keyring.forget()
 
     async def delete_app(self, app: AppId) -> None:
         """Delete an app with its keys and all its profiles."""
         await self.storage.delete_app(app)
-
-    # --- Keys -------------------------------------------------------------------------------
-
-    async def create_key(
-        self,
-        app: App,
-        key_type: KeyType,
-        *,
-        label: str = "",
-        expires_at: int | None = None,
-        rate: str | None = None,
-    ) -> tuple[str, ApiKey]:
-        """Make a key and return it, with what is kept of it. It is never shown again."""
-        text = keys.mint(key_type)
-        key = self._new_key(app, key_type, label, expires_at, rate)
-        await self.storage.add_key(app.id, key, keys.digest(text))
-        return text, key
-
-    async def adopt_key(  # noqa: PLR0913 - all that is kept of a key
-        self,
-        app: App,
-        text: str,
-        key_type: KeyType,
-        *,
-        label: str = "",
-        expires_at: int | None = None,
-        rate: str | None = None,
-    ) -> ApiKey:
-        """Accept a key that the team uses elsewhere, so that its clients need no new one.
-
-        Raises ValidationError for a text that is no key (1 to 255 visible ASCII characters
-        without blanks), one that looks like a key of ours with a typing error, or one in use.
-        """
-        if not keys.is_adoptable(text):
-            raise ValidationError(
-                "Must be 1 to 255 visible ASCII characters without blanks, and not a mistyped "
-                "knownas key.",
-                source="key",
-            )
-        key = self._new_key(app, key_type, label, expires_at, rate)
-        await self.storage.add_key(app.id, key, keys.digest(text))
-        return key
-
-    async def keys(self, app: AppId) -> list[ApiKey]:
-        """Return all keys of an app, live or not, oldest first."""
-        return await self.storage.keys(app)
-
-    async def revoke_key(self, app: AppId, key_id: str) -> None:
-        """End a key's life; within a second every process refuses it.
-
-        Raises ValidationError when the app has no such key.
-        """
-        if not await self.storage.end_key(app, key_id, at=self._clock()):
-            raise _no_such_key(key_id)
-        self._key_cache.clear()
-
-    async def rotate_key(
-        self, app: App, key_id: str, *, overlap_seconds: int
-    ) -> tuple[str, ApiKey]:
-        """Make a successor of a key, with its rate; both open the app until the overlap is over.
-
-        The successor of a key that expires lives as long as that one was made for.
-        Raises ValidationError when the app has no such key, or it is not live.
-        """
-        now = self._clock()
-        old = next((key for key in await self.keys(app.id) if key.id == key_id), None)
-        if old is None:
-            raise _no_such_key(key_id)
-        if not old.is_live(now):
-            raise ValidationError(
-                f"The key {key_id} is revoked or expired; create a new one instead.", source="key"
-            )
-        expires_at = None if old.expires_at is None else now + old.expires_at - old.created_at
-        text = keys.mint(old.type)
-        key = self._new_key(app, old.type, old.label, expires_at, old.rate)
-        await self.storage.add_key(
-            app.id,
-            key,
-            keys.digest(text),
-            replacing=key_id,
-            overlap_until=now + overlap_seconds * 1_000,
-        )
-        self._key_cache.clear()
-        return text, key
-
-    async def limit_key(self, app: AppId, key_id: str, rate: str | None) -> None:
-        """Give a key another `ApiKey.rate`; within a second every process keeps to it.
-
-        Raises ValidationError when the app has no such key.
-        """
-        if not await self.storage.set_key_rate(app, key_id, rate):
-            raise _no_such_key(key_id)
-        self._key_cache.clear()
-
-    def _new_key(
-        self, app: App, key_type: KeyType, label: str, expires_at: int | None, rate: str | None
-    ) -> ApiKey:
-        return ApiKey(
-            id=f"key_{self._new_uuid().hex[:12]}",
-            app=app,
-            type=key_type,
-            label=label,
-            created_at=self._clock(),
-            expires_at=expires_at,
-            rate=rate,
-        )
 
     # --- The registry itself ----------------------------------------------------------------
 
@@ -773,7 +574,7 @@ class Registry:
 
     async def close(self) -> None:
         """Finish what was begun and let go of the storage."""
-        await asyncio.gather(*self._beside, return_exceptions=True)
+        await self.keyring.close()
         await self.webhooks.close()
         await self.storage.close()
 
@@ -782,10 +583,4 @@ def _patch(attributes: Mapping[str, str | float | None]) -> Callable[[Profile], 
     """Return the change that applies an attribute patch."""
     return lambda profile: msgspec.structs.replace(
         profile, attributes=merge_attributes(profile.attributes, attributes)
-    )
-
-
-def _no_such_key(key_id: str) -> ValidationError:
-    return ValidationError(
-        f"The app has no key {key_id!r}; `knownas key list` shows those that it has.", source="key"
     )

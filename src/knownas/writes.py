@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from knownas.editing import Answer, Edit, Needs
+from knownas.editing import Answer, Check, Edit, Needs
 from knownas.errors import (
     BatchFailed,
     FieldError,
@@ -87,7 +87,7 @@ def set_identifiers(
     setting: Setting,
     policies: Policies,
     now: int,
-    check: Callable[[Profile], None] | None = None,
+    check: Check | None = None,
 ) -> Profile:
     """Set and clear identifiers of one profile, as the app's policies and `check` allow.
 
@@ -95,8 +95,8 @@ def set_identifiers(
     nothing was written.
     """
     before, bound = _bound(edit, setting.ref, setting.create_as, now)
-    if check is not None:
-        check(bound)
+    if check is not None and before is not None:
+        check.refuse(before)
     after = msgspec.structs.replace(bound, identifiers=setting.applied(bound.identifiers))
     robbed: dict[ProfileId, Profile] = {}
     taken: list[FieldError] = []
@@ -128,9 +128,12 @@ def change_one(  # noqa: PLR0913 - as `Storage.change_profile`
     now: int,
     *,
     anew: bool = False,
+    check: Check | None = None,
 ) -> Profile:
-    """Replace one profile, as `Storage.change_profile` does."""
+    """Replace one profile, as `Storage.change_profile` does, if `check` allows it."""
     found, bound = _bound(edit, ref, create_as, now)
+    if check is not None and found is not None:
+        check.refuse(found)
     return edit.put(found, change(bound), anew=anew)
 
 
@@ -144,11 +147,11 @@ def _bound(
     return found[0] or found[1], ref.settle_or_new(*found, create_as, now)
 
 
-def remove_one(edit: Edit, ref: ProfileRef, check: Callable[[Profile], None] | None) -> Profile:
+def remove_one(edit: Edit, ref: ProfileRef, check: Check | None) -> Profile:
     """Delete one profile as `Storage.delete_profile` does, and return what it was."""
     profile = ref.settle(*edit.find(ref))
     if check is not None:
-        check(profile)
+        check.refuse(profile)
     edit.remove(profile)
     return profile
 

@@ -382,8 +382,8 @@ async def test_chain_of_undone_merges_leaves_nothing(
     await edited(storage, app, lambda edit: merging.undo(edit, IDS[1]))
     await eraser.erase(app, Whom(by_id(1)))
     feed = await told(storage, app)
-    assert not any(it in feed for it in ("kim-1", "b-1", IDS[1], "plan-1"))
-    assert all(it in feed for it in ("kim-2", "b-2", IDS[2], "kim-3", "b-3", IDS[3]))
+    assert not any(it in feed for it in ("kim-1", "branch-1", IDS[1], "plan-1"))
+    assert all(it in feed for it in ("kim-2", "branch-2", IDS[2], "kim-3", "branch-3", IDS[3]))
     for number in (2, 3):
         assert (await storage.profile(app.id, by_id(number))).identifiers[BRANCH] == f"b-{number}"
 
@@ -559,7 +559,7 @@ async def test_ledger_erases_from_an_older_database(
     storage: Storage, app: App, eraser: Eraser, restored: Storage, again: Eraser
 ) -> None:
     """What a backup brought back is erased again, all of it, and once; who came later stays."""
-    people = [profile(1, "kim-1"), profile(2, "kim-2", branch_id="b-2"), profile(3, "kim-3")]
+    people = [profile(1, "kim-1"), profile(2, "kim-2", branch_id="branch-2"), profile(3, "kim-3")]
     await added(storage, app, *people)
     for number in (1, 2):
         await eraser.erase(app, Whom(by_id(number)))
@@ -573,7 +573,7 @@ async def test_ledger_erases_from_an_older_database(
     assert (done.app, done.erasures, done.persons) == (app.name, 2, 2)
     assert await again.replay() == []
     feed = await told(restored, old)
-    assert not any(it in feed for it in ("kim-1", "kim-2", "b-2", IDS[1], IDS[2]))
+    assert not any(it in feed for it in ("kim-1", "kim-2", "branch-2", IDS[1], IDS[2]))
     assert await is_there(restored, old, by_id(3))
     assert await is_there(restored, old, by_id(9))
     assert await restored.add_profiles(old.id, people, now=10_000) == 0
@@ -590,7 +590,7 @@ async def test_ledger_takes_a_merge_apart_that_was_undone_later(
     storage: Storage, app: App, eraser: Eraser, restored: Storage, again: Eraser
 ) -> None:
     """Where the backup has two in one, of whom one was erased after they were two, one stays."""
-    people = [profile(1, "kim-1", branch_id="b-1"), profile(2, "kim-2", branch_id="b-2")]
+    people = [profile(1, "kim-1", branch_id="branch-1"), profile(2, "kim-2", branch_id="branch-2")]
     await added(storage, app, *people)
     await eraser.erase(app, Whom(by_id(2)))
     old = await twin(restored, app, *people)
@@ -598,9 +598,9 @@ async def test_ledger_takes_a_merge_apart_that_was_undone_later(
     [done] = await again.replay()
     assert done.persons == 1
     left = await restored.profile(old.id, by_id(1))
-    assert (left.customer_user_id, left.identifiers[BRANCH]) == ("kim-1", "b-1")
+    assert (left.customer_user_id, left.identifiers[BRANCH]) == ("kim-1", "branch-1")
     feed = await told(restored, old)
-    assert not any(it in feed for it in ("kim-2", "b-2", IDS[2]))
+    assert not any(it in feed for it in ("kim-2", "branch-2", IDS[2]))
 
 
 async def test_ledger_leaves_who_began_anew(
@@ -630,14 +630,16 @@ async def test_copy_takes_erasures_along(
         )
         return copied
 
-    await added(storage, app, profile(1, "kim", branch_id="b-1"), profile(2), profile(3, "three"))
+    await added(
+        storage, app, profile(1, "kim", branch_id="branch-1"), profile(2), profile(3, "three")
+    )
     assert (await copy()).is_same
     erased = await eraser.erase(app, Whom(by_id(1)))
     copied = await copy()
     assert (copied.is_same, copied.erased, copied.left_out) == (True, 1, 0)
     [there] = await target.apps()
     feed = await told(target, there)
-    assert not any(it in feed for it in ("b-1", IDS[1]))
+    assert not any(it in feed for it in ("branch-1", IDS[1]))
     assert await target.add_profiles(there.id, [profile(1), profile(7, "kim")], now=9) == 0
     assert (await in_target.receipt(there, erased.signed.receipt.id)).receipt.erased.profiles == 1
     assert await in_target.public_key() == await eraser.public_key()

@@ -4,6 +4,7 @@ Over HTTP the same is in `test_postgres_down.py`.
 """
 
 import asyncio
+import contextlib
 import functools
 import socket
 import struct
@@ -103,11 +104,23 @@ async def refused(*asked: Awaitable[object]) -> float:
     return time.monotonic() - began
 
 
+async def commits_wait(cluster: Cluster) -> None:
+    """Return when the server has its new configuration: another process of it reads that."""
+    connection = await asyncpg.connect(cluster.url)
+    a_commit = "SELECT pg_logical_emit_message(true, '', '')"
+    with contextlib.suppress(TimeoutError):
+        for _ in range(100):
+            await connection.execute(a_commit, timeout=SECONDS / 10)
+        pytest.fail("Commits wait for nobody.")
+    await connection.close()
+
+
 @asynccontextmanager
 async def without_standby(cluster: Cluster) -> AsyncIterator[None]:
     """Have commits wait for a standby that is not there."""
     psql(cluster.url, A_STANDBY_IS_MISSING, RELOAD)
     try:
+        await commits_wait(cluster)
         yield
     finally:
         psql(cluster.url, NOBODY_WAITS, RELOAD)

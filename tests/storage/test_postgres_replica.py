@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import postgres
+from knownas import merging
 from knownas.errors import ProfileNotFound, ServiceUnavailable
 from knownas.model import App, LogPosition, Profile, ProfileId, ProfileRef, merge_identifiers
 from knownas.storage import postgres_replica
@@ -125,6 +126,32 @@ async def test_standby_answers_what_it_has(
         assert await seen(storage, app, position) == "after"
         with pytest.raises(ProfileNotFound):
             await storage.identifiers_after(app.id, ProfileRef("nobody"), position)
+
+
+async def test_standby_knows_who_was_merged(
+    storage: ReplicatedStorage, app: App, urls: tuple[str, str], primary: Cluster
+) -> None:
+    """An edit tells where the log was after it; from there on the standby follows its aliases."""
+    source = ProfileRef(profile_id=ProfileId("00000000-0000-4000-8000-000000000002"))
+    await storage.change_profile(
+        app.id, source, lambda one: one, now=2, create_as=source.profile_id
+    )
+    before = storage.log_position
+    await storage.edit(
+        app.id,
+        lambda edit: merging.merge(
+            edit, CUSTOMER, source, rules={}, default="survivor", policies={}, now=3, dry_run=False
+        ),
+        now=3,
+    )
+    position = storage.log_position
+    assert position is not None
+    assert before is not None
+    assert position > before
+    await caught_up(storage, urls[1])
+    with primary.paused():
+        found = await storage.identifiers_after(app.id, source, position)
+    assert found[BRANCH_ID] == "before"
 
 
 async def test_standby_that_is_behind_hides_no_own_write(

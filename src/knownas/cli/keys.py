@@ -61,7 +61,7 @@ async def key_create(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Make a key and show it, this once."""
     app = await registry.app(app_name)
-    text, key = await registry.create_key(
+    text, key = await registry.keyring.create(
         app, key_type, label=label, expires_at=_expiry(days), rate=_rate(rate)
     )
     emit({"key": text, **_key_data(key)}, as_json, text)
@@ -89,7 +89,7 @@ async def key_adopt(  # noqa: PLR0913 - the options of the command
     app = await registry.app(app_name)
     kept_rate = _rate(rate)
     text = _standard_input() if stdin else click.prompt("Key", hide_input=True)
-    key = await registry.adopt_key(
+    key = await registry.keyring.adopt(
         app, text, key_type, label=label, expires_at=_expiry(days), rate=kept_rate
     )
     emit(_key_data(key), as_json, f"Adopted as {key.id}.")
@@ -107,7 +107,7 @@ def _standard_input() -> str:
 async def key_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
     """List the keys of an app; the keys themselves are not stored."""
     app = await registry.app(app_name)
-    keys = await registry.keys(app.id)
+    keys = await registry.keyring.of_app(app.id)
     now = time.time_ns() // 1_000_000
     lines = [
         f"{key.id}  {key.type}  {'live' if key.is_live(now) else 'ended'}  "
@@ -126,7 +126,7 @@ async def key_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
 async def key_revoke(registry: Registry, key_id: str, *, app_name: str, as_json: bool) -> None:
     """Revoke a key: every server process refuses it within a second."""
     app = await registry.app(app_name)
-    await registry.revoke_key(app.id, key_id)
+    await registry.keyring.revoke(app.id, key_id)
     emit({"id": key_id, "revoked": True}, as_json, f"Revoked {key_id}.")
 
 
@@ -148,7 +148,7 @@ async def key_rotate(
 ) -> None:
     """Make a successor of a key and show it; the old one ends after the overlap."""
     app = await registry.app(app_name)
-    text, key = await registry.rotate_key(app, key_id, overlap_seconds=overlap)
+    text, key = await registry.keyring.rotate(app, key_id, overlap_seconds=overlap)
     emit({"key": text, **_key_data(key)}, as_json, text)
 
 
@@ -165,7 +165,7 @@ async def key_limit(
     """Let a key make RATE requests: as 600/minute, none: any number, default: KNOWNAS_KEY_RATE."""
     app = await registry.app(app_name)
     kept = _rate(rate)
-    await registry.limit_key(app.id, key_id, kept)
+    await registry.keyring.limit(app.id, key_id, kept)
     emit({"id": key_id, "rate": kept}, as_json, f"The rate of {key_id} is {rate}.")
 
 

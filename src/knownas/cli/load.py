@@ -55,13 +55,13 @@ def bench(  # noqa: PLR0913 - the options of the command
         try:
             app = await registry.app(app_name)
             expires_at = time.time_ns() // 1_000_000 + int(seconds * 1_000) + 3_600_000
-            key, made = await registry.create_key(
+            key, made = await registry.keyring.create(
                 app, "secret", label="knownas bench", expires_at=expires_at, rate=NO_RATE
             )
             try:
                 return await load_with(key)
             finally:
-                await registry.revoke_key(app.id, made.id)
+                await registry.keyring.revoke(app.id, made.id)
         finally:
             await registry.close()
 

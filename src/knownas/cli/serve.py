@@ -90,7 +90,7 @@ async def _welcome(registry: Registry, url: str) -> None:
         app = await registry.create_app("default")
     except ValidationError:  # another server, which started at the same time, has made it
         return
-    key, _ = await registry.create_key(app, "secret", label="first start")
+    key, _ = await registry.keyring.create(app, "secret", label="first start")
     path = f"{url}/api/v2/server-side-api"
     click.echo(f"""
 This is the first start: the app `default` was made. Its secret key, shown only this once:

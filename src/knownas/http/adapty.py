@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
+from knownas.editing import Check
 from knownas.errors import FieldError, ValidationError
 from knownas.history import Source
 from knownas.http import conditional, wire
@@ -24,7 +25,6 @@ from knownas.model import (
     clean_profile_id,
     unknown_kinds,
 )
-from knownas.registry import Check
 from knownas.writes import Once
 
 _USE_GET: Final = (
@@ -38,20 +38,20 @@ async def get_identifiers(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     position = headers.log_position()
-    known = conditional.known_tags(headers)
+    conditions = conditional.conditions(headers)
     if position is not None:
         identifiers = await _registry(request).identifiers_after(key.app.id, ref, position)
     else:
         found = _registry(request).identifiers(key.app.id, ref)
         identifiers = await found if inspect.isawaitable(found) else found
     body = wire.identifiers_body(identifiers)
-    if known is None:
+    if conditions is None:
         # Byte for byte what the fast lane answers: no tag is made for who does not ask for one.
         return Response(body, media_type="application/json")
     tag = wire.etag(body)
-    if known.match_weakly(tag):
-        return conditional.not_modified(tag)
-    return Response(body, headers={"ETag": tag}, media_type="application/json")
+    return conditions.of_read(tag) or Response(
+        body, headers={"ETag": tag}, media_type="application/json"
+    )
 
 
 async def set_identifiers(request: Request) -> Response:
@@ -101,10 +101,10 @@ async def get_profile(request: Request) -> Response:
     """Answer a profile."""
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
-    known = conditional.known_tags(headers)
+    conditions = conditional.conditions(headers)
     profile = await _registry(request).profile(key.app.id, ref)
-    if known is not None and known.match_weakly(tag := _profile_tag(key, profile)):
-        return conditional.not_modified(tag)
+    if conditions and (answer := conditions.of_read(_profile_tag(key, profile))):
+        return answer
     return _profile_response(request, key, profile, [])
 
 

@@ -50,7 +50,7 @@ async def authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wire
     """
     headers = wire.Headers(request.scope["headers"])
     try:
-        key = await registry_of(request).authenticate(headers.authorization)
+        key = await registry_of(request).keyring.authenticate(headers.authorization)
     except Unauthorized:
         request.app.state.guard.bad_key(request.client, headers.authorization)
         raise

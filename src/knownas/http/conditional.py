@@ -1,7 +1,8 @@
 """Conditional requests: by entity tags a client tells what it knows (RFC 9110, section 13).
 
-`If-None-Match` spares a reader the answer that it has already; `If-Match` keeps a writer from
-changing what is no longer as it was read. What has which tag, `wire.etag` says.
+`If-None-Match` spares a reader the answer that it has already, and with `*` has a writer change
+nothing that is there; `If-Match` keeps a writer from changing what is no longer as it was read.
+What has which tag, `wire.etag` says.
 """
 
 import re
@@ -10,10 +11,10 @@ from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
+from knownas.editing import Check
 from knownas.errors import PreconditionFailed, ValidationError
 from knownas.http import wire
 from knownas.model import Profile
-from knownas.registry import Check
 
 # One element of a list and the comma after it; an element may be empty. Nothing of it is tried
 # in two ways, so a hostile header costs no more than its length.
@@ -61,32 +62,47 @@ def entity_tags(value: bytes, *, source: str) -> EntityTags:
     return EntityTags(frozenset(strong), frozenset(weak))
 
 
-def known_tags(headers: wire.Headers) -> EntityTags | None:
-    """Return the tags of what a reader has already; None where it does not say.
+class Conditions(NamedTuple):
+    """What a request says of the content that it reads or changes; None where it says nothing."""
 
-    Raises ValidationError.
-    """
-    given = headers.get(wire.IF_NONE_MATCH)
-    return entity_tags(given, source=wire.IF_NONE_MATCH) if given else None
+    match: EntityTags | None
+    """Of If-Match, which is looked at first (section 13.2.2)."""
+    none_match: EntityTags | None
+
+    def of_read(self, tag: str) -> Response | None:
+        """Return the answer to a reader who has the content with this tag already.
+
+        None where it is to be sent. Raises PreconditionFailed.
+        """
+        if self.match is not None and not self.match.match_strongly(tag):
+            raise PreconditionFailed
+        if self.none_match is not None and self.none_match.match_weakly(tag):
+            return Response(status_code=304, headers={"ETag": tag})
+        return None
+
+    def of_write(self, tag_of: Callable[[Profile], str]) -> Check:
+        """Return what raises PreconditionFailed for a profile that is not as a writer says."""
+
+        def refuse(profile: Profile) -> None:
+            tag = tag_of(profile)
+            if self.match is not None and not self.match.match_strongly(tag):
+                raise PreconditionFailed
+            if self.none_match is not None and self.none_match.match_weakly(tag):
+                raise PreconditionFailed
+
+        return Check(refuse, may_create=self.match is None)
 
 
-def not_modified(tag: str) -> Response:
-    """Return the answer to a reader who has this already."""
-    return Response(status_code=304, headers={"ETag": tag})
+def conditions(headers: wire.Headers) -> Conditions | None:
+    """Return what a request says; None where it says nothing. Raises ValidationError."""
+    match, none_match = (
+        entity_tags(given, source=name) if (given := headers.get(name)) else None
+        for name in (wire.IF_MATCH, wire.IF_NONE_MATCH)
+    )
+    return Conditions(match, none_match) if match or none_match else None
 
 
 def check(headers: wire.Headers, tag_of: Callable[[Profile], str]) -> Check | None:
-    """Return what raises PreconditionFailed for a profile that is not as a writer says.
-
-    None where the writer says nothing. Raises ValidationError.
-    """
-    given = headers.get(wire.IF_MATCH)
-    if not given:
-        return None
-    wanted = entity_tags(given, source=wire.IF_MATCH)
-
-    def refuse_another(profile: Profile) -> None:
-        if not wanted.match_strongly(tag_of(profile)):
-            raise PreconditionFailed
-
-    return refuse_another
+    """Return what a write depends on; None where it says nothing. Raises ValidationError."""
+    given = conditions(headers)
+    return None if given is None else given.of_write(tag_of)

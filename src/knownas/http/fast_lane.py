@@ -143,7 +143,7 @@ class FastLane:
         """Take what the application was made of, and the route by which answers are counted."""
         registry: Registry = state.registry
         self._route = route.path
-        self._believed_key = registry.believed_key
+        self._believed_key = registry.keyring.believed_key
         self._identifiers = registry.storage.identifiers_in_turn
         self._set_identifiers = registry.set_identifiers
         self._holders = registry.storage.holders_in_turn
