@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import apsw
 import msgspec
@@ -60,8 +60,6 @@ HOLDERS_AT_ONCE: Final = 20
 about as long as to have another thread do it."""
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
-
-Row = tuple[Any, ...]
 
 
 class SqliteStorage:
