@@ -114,7 +114,7 @@ class Inbound(Protocol):
         ...
 
     async def add_letter(self, app: AppId, letter: DeadLetter, *, most: int) -> None:
-        """Keep a dead letter, and of all that the app has the newest, as many as `most`.
+        """Keep a dead letter, in the place of one with its id, and of all the newest `most`.
 
         Raises Unauthorized where the app was deleted.
         """

@@ -5,8 +5,8 @@ import hmac
 import re
 import secrets
 import uuid
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from knownas.editing import Edit
 from knownas.errors import (
@@ -225,10 +225,11 @@ class Reception:
     # --- dead letters -----------------------------------------------------------------------------
 
     async def _note_letter(
-        self, app: App, sender: str, body: bytes, problems: list[FieldError] | Any
+        self, app: App, sender: str, body: bytes, problems: Sequence[FieldError]
     ) -> str:
+        """Keep what came as a dead letter, the same one each time that the same comes."""
         letter = DeadLetter(
-            f"ltr_{self._new_uuid().hex[:16]}",
+            f"ltr_{hashlib.blake2b(body, digest_size=8, person=sender.encode()).hexdigest()}",
             sender,
             self._clock(),
             words_of(problems)[:_REASON_KEPT],
