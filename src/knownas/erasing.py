@@ -57,7 +57,6 @@ class Person(NamedTuple):
         """The names by which it was found, as aliases have them."""
         return [*map(profile_name, self.profile_ids), *map(customer_name, self.customers)]
 
-
     @property
     def words(self) -> set[str]:
         """All texts by which something that somebody else wrote may be about it."""

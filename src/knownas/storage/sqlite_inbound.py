@@ -22,7 +22,9 @@ from knownas.storage.sqlite_writer import GroupCommit
 
 _APP: Final = f"SELECT {APP_COLUMNS} FROM apps a WHERE a.name = ?"  # noqa: S608 - the columns are a constant
 _DIGESTS: Final = "SELECT digest FROM inbound_secrets WHERE app_id = ? AND sender = ?"
-_ADD_SECRET: Final = f"INSERT INTO inbound_secrets (app_id, {SECRET_COLUMNS}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - the columns are a constant
+_ADD_SECRET: Final = (
+    f"INSERT INTO inbound_secrets (app_id, {SECRET_COLUMNS}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - the columns are a constant
+)
 _SECRETS: Final = f"""
 SELECT {SECRET_COLUMNS} FROM inbound_secrets WHERE app_id = ? ORDER BY created_at, id
 """  # noqa: S608 - the columns are a constant

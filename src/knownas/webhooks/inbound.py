@@ -120,9 +120,7 @@ class Reception:
                 source="secret",
             )
         digest = hashlib.sha256(text.encode()).digest()
-        secret = InboundSecret(
-            f"whs_{self._new_uuid().hex[:16]}", sender, digest, self._clock()
-        )
+        secret = InboundSecret(f"whs_{self._new_uuid().hex[:16]}", sender, digest, self._clock())
         await self._inbound.add_secret(app.id, secret, most=MOST_SECRETS)
         return secret
 
@@ -213,9 +211,7 @@ class Reception:
 
         needs = needs_to_apply(event, app.policies, seen)
         try:
-            conflicts = await self._storage.edit(
-                app.id, work, now=now, by=BY_WEBHOOK, needs=needs
-            )
+            conflicts = await self._storage.edit(app.id, work, now=now, by=BY_WEBHOOK, needs=needs)
         except ProfileNotFound:
             return "erased"
         except Unauthorized:  # the app was deleted a moment ago
