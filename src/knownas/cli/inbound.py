@@ -1,11 +1,10 @@
 """`knownas webhook-in …`: webhooks that Adapty and others send here."""
 
-import sys
 from typing import Any
 
 import click
 
-from knownas.cli.options import app_option, database_option, json_option
+from knownas.cli.options import app_option, database_option, json_option, secret_given
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import on_registry
 from knownas.errors import ValidationError
@@ -58,11 +57,7 @@ async def webhook_in_adopt(
 ) -> None:
     """Accept what SENDER sends as its Authorization header already."""
     app = await registry.app(app_name)
-    text = (
-        sys.stdin.buffer.read().decode("ascii", errors="replace").strip()
-        if stdin
-        else click.prompt("Secret", hide_input=True)
-    )
+    text = secret_given("Secret", stdin=stdin)
     secret = await registry.reception.adopt_secret(app, sender, text)
     emit(
         {"path": _path(sender, app_name), **_secret_data(secret)},

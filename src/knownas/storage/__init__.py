@@ -271,8 +271,8 @@ class Storage(Protocol):
         """Delete at most `limit` of the oldest changes from before a time, and count them.
 
         With them go the answers that have expired, the deliveries that were given up before that
-        time, and old dead letters. A webhook that had not come so far goes on behind them; where it has missed
-        some of its app, that is noted with `now`.
+        time, and old dead letters. A webhook that had not come so far goes on behind them; where
+        it has missed some of its app, that is noted with `now`.
         """
         ...
 

@@ -16,7 +16,7 @@ from knownas.receiving import (
 from knownas.storage.postgres_apps import refuse_deleted
 from knownas.storage.postgres_link import Link
 from knownas.storage.postgres_webhooks import LOCK_APP, Runs
-from knownas.storage.rows import APP_COLUMNS, LETTER_COLUMNS, SECRET_COLUMNS, to_app
+from knownas.storage.rows import APP_COLUMNS, INBOUND_COLUMNS, LETTER_COLUMNS, to_app
 
 _DOOR: Final = f"""
 SELECT ARRAY(
@@ -25,12 +25,12 @@ FROM apps a WHERE a.name = $1
 """  # noqa: S608 - the columns are a constant
 _DIGESTS: Final = "SELECT digest FROM inbound_secrets WHERE app_id = $1 AND sender = $2"
 _ADD_SECRET: Final = f"""
-INSERT INTO inbound_secrets (app_id, {SECRET_COLUMNS}) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO inbound_secrets (app_id, {INBOUND_COLUMNS}) VALUES ($1, $2, $3, $4, $5)
 """  # noqa: S608 - the columns are a constant
 _SECRETS: Final = f"""
-SELECT {SECRET_COLUMNS} FROM inbound_secrets WHERE app_id = $1 ORDER BY created_at, id
+SELECT {INBOUND_COLUMNS} FROM inbound_secrets WHERE app_id = $1 ORDER BY created_at, id
 """  # noqa: S608 - the columns are a constant
-_DELETE_SECRET: Final = "DELETE FROM inbound_secrets WHERE app_id = $1 AND id = $2 RETURNING id"
+_REVOKE: Final = "DELETE FROM inbound_secrets WHERE app_id = $1 AND id = $2 RETURNING id"
 _REFUSED: Final = """
 INSERT INTO inbound_refusals AS r (app_id, sender, refused, last_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (app_id, sender) DO UPDATE SET
@@ -114,7 +114,7 @@ class PostgresInbound:
 
         async def job(link: Link) -> bool:
             async with link.transaction():
-                return bool(await link.fetch(_DELETE_SECRET, app, secret_id))
+                return bool(await link.fetch(_REVOKE, app, secret_id))
 
         return await self._write(job)
 

@@ -39,7 +39,7 @@ WEBHOOK_COLUMNS: Final = (
 DELIVERY_COLUMNS: Final = "revision, state, attempts, next_at, failed_at, failed_status, failure"
 """What `to_delivery` takes, and `from_delivery` gives."""
 
-SECRET_COLUMNS: Final = "id, sender, digest, created_at"
+INBOUND_COLUMNS: Final = "id, sender, digest, created_at"
 """A `knownas.receiving.InboundSecret`, in the order of its fields."""
 
 LETTER_COLUMNS: Final = "id, sender, at, reason, body, size"

@@ -15,7 +15,7 @@ from knownas.receiving import (
     Refusals,
     tells_of,
 )
-from knownas.storage.rows import APP_COLUMNS, LETTER_COLUMNS, SECRET_COLUMNS, to_app
+from knownas.storage.rows import APP_COLUMNS, INBOUND_COLUMNS, LETTER_COLUMNS, to_app
 from knownas.storage.sqlite_beside import ReaderBeside
 from knownas.storage.sqlite_tombstones import require_app
 from knownas.storage.sqlite_writer import GroupCommit
@@ -23,12 +23,12 @@ from knownas.storage.sqlite_writer import GroupCommit
 _APP: Final = f"SELECT {APP_COLUMNS} FROM apps a WHERE a.name = ?"  # noqa: S608 - the columns are a constant
 _DIGESTS: Final = "SELECT digest FROM inbound_secrets WHERE app_id = ? AND sender = ?"
 _ADD_SECRET: Final = (
-    f"INSERT INTO inbound_secrets (app_id, {SECRET_COLUMNS}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - the columns are a constant
+    f"INSERT INTO inbound_secrets (app_id, {INBOUND_COLUMNS}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - the columns are a constant
 )
 _SECRETS: Final = f"""
-SELECT {SECRET_COLUMNS} FROM inbound_secrets WHERE app_id = ? ORDER BY created_at, id
+SELECT {INBOUND_COLUMNS} FROM inbound_secrets WHERE app_id = ? ORDER BY created_at, id
 """  # noqa: S608 - the columns are a constant
-_DELETE_SECRET: Final = "DELETE FROM inbound_secrets WHERE app_id = ? AND id = ?"
+_REVOKE: Final = "DELETE FROM inbound_secrets WHERE app_id = ? AND id = ?"
 _REFUSED: Final = """
 INSERT INTO inbound_refusals (app_id, sender, refused, last_at) SELECT ?1, ?2, ?3, ?4
 WHERE EXISTS (SELECT 1 FROM apps WHERE id = ?1)
@@ -103,7 +103,7 @@ class SqliteInbound:
         """See `Inbound.delete_secret`."""
 
         def work(connection: apsw.Connection) -> bool:
-            connection.execute(_DELETE_SECRET, (app, secret_id))
+            connection.execute(_REVOKE, (app, secret_id))
             return connection.changes() > 0
 
         return await self._writer.run(work, erases=True)

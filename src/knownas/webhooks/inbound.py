@@ -108,9 +108,10 @@ class Reception:
         return text, await self.adopt_secret(app, sender, text)
 
     async def adopt_secret(self, app: App, sender: str, text: str) -> InboundSecret:
-        """Accept a text that a sender sends as its Authorization already. Raises as `create_secret`.
+        """Accept a text that a sender sends as its Authorization already.
 
-        It has 16 to 255 characters of ASCII, without a blank at either end.
+        It has 16 to 255 characters of ASCII, without a blank at either end. Raises as
+        `create_secret`.
         """
         if sender not in SENDERS:
             raise ValidationError(f"Must be one of {', '.join(SENDERS)}.", source="sender")
