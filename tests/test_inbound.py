@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +31,8 @@ from conftest import (
     stored,
 )
 from knownas import vault
-from knownas.model import KINDS
-from knownas.webhooks.inbound import MOST_LETTERS
+from knownas.http import openapi
+from knownas.webhooks.senders import SENDERS
 from shell import Shell
 
 DATABASES = ("sqlite", "postgresql")
@@ -47,6 +48,7 @@ MERGE: Final = "/api/v1/merge/"
 POLICIES: Final = "/api/v1/policies/"
 ERASURES: Final = "/api/v1/erasures/"
 CANARY: Final = "canary-4f1b"
+BACK_SECONDS: Final = 30
 MIB: Final = 1024 * 1024
 
 numbers = itertools.count(1)
@@ -163,7 +165,7 @@ def test_adapty_verifies_its_endpoint(server: Server, secrets: dict[str, str], p
 
 
 def test_event_makes_and_changes_a_profile(server: Server, secrets: dict[str, str]) -> None:
-    """An unknown profile is made with its customer; a newer event changes, an older one does not."""
+    """An unknown profile is made with its customer; only a newer event changes what it has."""
     one = new_profile()
     assert result(send(server, secrets[ADAPTY], event(one, "made"))) == "applied"
     assert identifiers(server, customer="made") == {"branch_id": f"branch-{one}"}
@@ -360,7 +362,7 @@ def test_guessing_is_limited_by_address(database: str) -> None:
 
 
 def test_two_secrets_are_good_at_once(server: Server) -> None:
-    """A sender has two, of one app alone; each is good until it is revoked, and then at once not."""
+    """A sender has two, of one app alone; each is good until the moment it is revoked."""
     app = f"rotating-{next(numbers)}"
     path = f"/webhooks/adapty/{app}"
     knownas("app", "create", app, database=server.database)
@@ -549,7 +551,6 @@ def test_erased_person_does_not_come_back(server: Server, secrets: dict[str, str
     """An event about one who was erased is answered 200 and stores nothing, by id or customer."""
     one = new_profile()
     assert result(send(server, secrets[ADAPTY], event(one, "erased"))) == "applied"
-    assert result(send(server, secrets[ADAPTY], {"profile_id": one, "a": 1})) == "applied"
     wrong = {"event": {"id": "x", "about": "erased"}}
     assert result(send(server, secrets[REVENUECAT], wrong, REVENUECAT)) == "malformed"
     erased = ask(server, "POST", ERASURES, body={"customer_user_id": "erased"})
@@ -630,7 +631,7 @@ def test_commands(tmp_path: Path) -> None:
     assert "nobody was refused" in shell("webhook-in", "list")
     made = shell.json("webhook-in", "create", "adapty")
     assert made["path"] == ADAPTY
-    assert made["secret"] in shell("webhook-in", "create", "revenuecat") or made["secret"]
+    assert "/webhooks/revenuecat/default" in shell("webhook-in", "create", "revenuecat")
     adopted = "a secret that the team has"
     taken = shell("webhook-in", "adopt", "adapty", "--stdin", stdin=adopted)
     assert taken.startswith("Adopted as whs_")
@@ -671,9 +672,6 @@ def test_commands_see_what_came(server: Server, secrets: dict[str, str]) -> None
 
 def test_senders_are_those_of_the_contract() -> None:
     """The document names each sender, and no other."""
-    from knownas.http import openapi  # noqa: PLC0415 - for this test alone
-    from knownas.webhooks.senders import SENDERS  # noqa: PLC0415 - as above
-
     schemas = openapi.document()["components"]["schemas"]
     path = openapi.document()["paths"]["/webhooks/{sender}/{app}/"]["post"]["parameters"][0]
     for schema in (
@@ -682,8 +680,6 @@ def test_senders_are_those_of_the_contract() -> None:
         schemas["DeadLetter"]["properties"]["sender"],
     ):
         assert schema["enum"] == list(SENDERS)
-    assert MOST_LETTERS == 1_000
-    assert len(KINDS) == 16
 
 
 # --- A database that is away --------------------------------------------------------------------
@@ -707,9 +703,10 @@ def test_event_is_to_come_again_while_the_database_is_away() -> None:
         cluster.kill()
         assert error_code(send(away, secret, sent))[0] == 503
         cluster.start()
-        deadline = 50
-        while (answer := send(away, secret, sent)).status_code == 503 and deadline:
-            deadline -= 1
+        deadline = time.monotonic() + BACK_SECONDS
+        while (answer := send(away, secret, sent)).status_code == 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         assert result(answer) in {"applied", "repeated"}
         assert identifiers(away, customer="away") == {"branch_id": f"branch-{one}"}
         assert stop(process) == 0

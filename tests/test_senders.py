@@ -107,7 +107,7 @@ def read(sender: str, body: dict[str, Any]) -> Event:
 
 
 def test_adapty_event_is_understood() -> None:
-    """An event tells its id, its profile, the set kinds with its time, and who shares its access."""
+    """An event tells its id, its profile, the set kinds with its time, and who shares access."""
     assert read("adapty", ADAPTY) == Event(
         "00000000-0000-0000-0000-0000000000ee",
         Party(PROFILE, "user-1"),

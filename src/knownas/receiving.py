@@ -23,6 +23,9 @@ OUTCOMES: Final[tuple[Outcome, ...]] = (
     "verified", "applied", "partly", "repeated", "erased", "malformed", "refused",
 )  # fmt: skip
 
+MOST_SECRETS: Final = 2
+"""How many secrets a sender may have at once: one more than it needs, to change it."""
+
 BODY_KEPT: Final = 64 * 1024
 """Bytes of an event that a dead letter holds, at most."""
 

@@ -260,7 +260,7 @@ async def test_ages_are_those_of_the_writes(storage: Storage, app: App) -> None:
 
 
 async def test_ages_are_what_was_kept_until_a_later_write(storage: Storage, app: App) -> None:
-    """What was kept counts, also of kinds that are not set, until another write sets or clears it."""
+    """What was kept counts, also of kinds that are not set, until a write sets or clears them."""
     await write(storage, app, 10, branch_id="a", adjust_device_id="a")
     await keep(storage, app, CUSTOMER, {BRANCH: 5, ADJUST: 6, 0: 7})
     assert await ages(storage, app, CUSTOMER) == {BRANCH: 5, ADJUST: 6, 0: 7}

@@ -20,15 +20,19 @@ from knownas.errors import (
 )
 from knownas.history import Source
 from knownas.model import App, AppId, ProfileId
-from knownas.receiving import BODY_KEPT, DeadLetter, InboundSecret, Outcome, Refusals
+from knownas.receiving import (
+    BODY_KEPT,
+    MOST_SECRETS,
+    DeadLetter,
+    InboundSecret,
+    Outcome,
+    Refusals,
+)
 from knownas.storage import Storage
 from knownas.strict_json import parse_object
 from knownas.webhooks.applying import Seen, apply, is_repeated, needs_to_apply, words_of
 from knownas.webhooks.received import Event, Greeting
 from knownas.webhooks.senders import SENDERS
-
-MOST_SECRETS: Final = 2
-"""How many a sender may have at once: one more than it needs, to change it."""
 
 MOST_LETTERS: Final = 1_000
 """How many dead letters an app has, at most."""
