@@ -95,7 +95,9 @@ def _tell(  # noqa: PLR0913, PLR0917 - whom, what, and on what terms
             if source is not None:
                 del newer[source], values[source]
         after = set_identifiers(edit, setting, policies, now)
-    edit.keep_ages(after, {**ages, **{KIND_NUMBER[name]: one.at for name, one in newer.items()}})
+    if newer:
+        told_at = {KIND_NUMBER[name]: one.at for name, one in newer.items()}
+        edit.keep_ages(after, {**ages, **told_at})
     return conflicts
 
 
