@@ -267,3 +267,12 @@ def test_key_in_use_by_another_app_is_refused(shell: Shell, copy: Shell) -> None
     copy("key", "adopt", "--stdin", "--app", "mine", stdin=text)
     shell("key", "adopt", "--stdin", stdin=text)
     assert "Another app has this key" in shell.fails(*arguments(shell, copy))
+
+
+def test_senders_are_let_in_by_the_copy(shell: Shell, copy: Shell) -> None:
+    """The secrets of webhooks that others send come along, however often it is copied."""
+    made = shell.json("webhook-in", "create", "adapty")
+    for _ in range(2):
+        shell(*arguments(shell, copy))
+    assert copy.json("webhook-in", "list") == shell.json("webhook-in", "list")
+    assert made["id"] in copy("webhook-in", "list")

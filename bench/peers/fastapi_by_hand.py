@@ -17,6 +17,7 @@ from knownas.errors import KnownasError
 from knownas.http import wire
 from knownas.model import clean_identifiers
 from knownas.registry import Registry
+from knownas.strict_json import parse_object
 
 PATH = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
 
@@ -49,7 +50,7 @@ def create_app(database: str) -> FastAPI:
         key = await registry.keyring.authenticate(headers.authorization)
         headers.refuse_twins()
         ref = headers.profile_ref()
-        values, _ = clean_identifiers(wire.parse_object(await request.body()))
+        values, _ = clean_identifiers(parse_object(await request.body()))
         await registry.set_identifiers(key.app, ref, values)
         return Response()
 

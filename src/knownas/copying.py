@@ -6,6 +6,7 @@ another, and what is equal at the end was compared profile by profile.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from knownas.errors import ValidationError
 from knownas.history import Source
 from knownas.model import App, AppId, Profile, ProfileId
 from knownas.receipts import KEY_NAME
+from knownas.receiving import MOST_SECRETS
 from knownas.storage import Storage
 
 PAGE: Final = 10_000
@@ -107,6 +109,9 @@ async def _copy_app(  # noqa: PLR0913 - two databases, two apps
 ) -> AppCopy:
     keys = await source.keys_with_digests(app.id)
     await target.put_keys(twin.id, keys)
+    for secret in await source.inbound.secrets(app.id):
+        with contextlib.suppress(ValidationError):  # it is there, or the target has its own
+            await target.inbound.add_secret(twin.id, secret, most=MOST_SECRETS)
     written = deleted = 0
     for _ in range(MAX_PASSES):
         ours, theirs = _Profiles(source, app.id), _Profiles(target, twin.id)

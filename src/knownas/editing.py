@@ -4,10 +4,12 @@
 what it is given; which changes there are stands in `knownas.writes` and `knownas.merging`.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from knownas.history import Change
+import msgspec
+
+from knownas.history import Change, Difference
 from knownas.model import Profile, ProfileId, ProfileRef
 
 MAX_HOLDERS: Final = 100
@@ -34,6 +36,26 @@ class Answer(NamedTuple):
     answer: str
     """JSON, for whoever asked the storage to keep it."""
     expires_at: int
+
+
+class Ages(msgspec.Struct, frozen=True, array_like=True):
+    """Of which time the identifiers of a profile are, as it was kept with it."""
+
+    revision: int = 0
+    """The profile's, up to which the times tell it; of what came later the history does."""
+    times: Mapping[int, int] = {}
+    """By number of the kind, also of those that were cleared."""
+
+    def followed_by(self, changes: Iterable[tuple[int, Difference]]) -> dict[int, int]:
+        """Return the times after later changes: the time and the difference of each, in order."""
+        times = dict(self.times)
+        for at, difference in changes:
+            times.update((kind, at) for kind, _, _ in difference.identifiers)
+        return times
+
+
+MAX_CHANGES: Final = 1_000
+"""How many changes of a profile are looked at for the ages of its identifiers, at most."""
 
 
 class TakenBack(NamedTuple):
@@ -120,6 +142,18 @@ class Edit(Protocol):
 
     def lead(self, name: str, alias: Alias | None) -> None:
         """Have a name lead somewhere, or with None nowhere."""
+        ...
+
+    def ages(self, profile: Profile) -> Mapping[int, int]:
+        """Return, by number of the kind, of which time the identifiers of a profile are.
+
+        It is the time that `keep_ages` was given, or that of a later change which set or cleared
+        it. No time: nothing is known, or no more than `MAX_CHANGES` ago.
+        """
+        ...
+
+    def keep_ages(self, profile: Profile, times: Mapping[int, int]) -> None:
+        """Keep of which times the identifiers of a profile are, as it is now."""
         ...
 
     def answer(self, key: str) -> Answer | None:

@@ -57,6 +57,12 @@ class Person(NamedTuple):
         """The names by which it was found, as aliases have them."""
         return [*map(profile_name, self.profile_ids), *map(customer_name, self.customers)]
 
+    @property
+    def words(self) -> set[str]:
+        """All texts by which something that somebody else wrote may be about it."""
+        values = (value for of_kind in self.identifiers.values() for value in of_kind)
+        return {*self.profile_ids, *self.customers, *values}
+
 
 class Tombstone(NamedTuple):
     """What is kept of an erased name."""

@@ -5,7 +5,8 @@
     ├── NotFound                not_found
     │   ├── ProfileNotFound     profile_not_found
     │   ├── ErasureNotFound     erasure_not_found
-    │   └── WebhookNotFound     webhook_not_found
+    │   ├── WebhookNotFound     webhook_not_found
+    │   └── DeadLetterNotFound  dead_letter_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
@@ -109,6 +110,16 @@ class WebhookNotFound(NotFound):
 
     code = "webhook_not_found"
     message = "There is no such webhook; GET /api/v1/webhooks/ lists those that there are."
+
+
+class DeadLetterNotFound(NotFound):
+    """No dead letter of this app has that id."""
+
+    code = "dead_letter_not_found"
+    message = (
+        "There is no such dead letter; GET /api/v1/inbound/dead-letters/ lists those that there "
+        "are."
+    )
 
 
 class Gone(KnownasError):

@@ -6,6 +6,7 @@ that library comes in only when the numbers are asked for.
 """
 
 import fcntl
+import itertools
 import mmap
 import os
 import tempfile
@@ -16,6 +17,8 @@ from typing import BinaryIO, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+from knownas.receiving import OUTCOMES, Outcome
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other")
 STATUSES: Final = (
@@ -55,8 +58,17 @@ class SharedMemory:
 class Metrics:
     """The numbers of one process, and the sum over all."""
 
-    def __init__(self, routes: Sequence[str], shared: SharedMemory | None = None) -> None:
-        """Count by these routes; `shared` None counts for this process alone."""
+    def __init__(
+        self,
+        routes: Sequence[str],
+        shared: SharedMemory | None = None,
+        *,
+        senders: Sequence[str] = (),
+    ) -> None:
+        """Count by these routes, and what these senders of webhooks send.
+
+        `shared` None counts for this process alone.
+        """
         self._routes = (*routes, UNKNOWN_ROUTE)
         self._counter_base = {
             route: index * _COUNTERS_A_ROUTE for index, route in enumerate(self._routes)
@@ -67,7 +79,11 @@ class Metrics:
             for index, route in enumerate(self._routes)
         }
         self._ignored_keys = histograms + len(self._routes) * _CELLS_A_HISTOGRAM
-        size = self._ignored_keys + 1
+        self._inbound = {
+            (sender, outcome): self._ignored_keys + 1 + index
+            for index, (sender, outcome) in enumerate(itertools.product(senders, OUTCOMES))
+        }
+        size = self._ignored_keys + 1 + len(self._inbound)
         if shared is None:
             self._slabs = [memoryview(bytearray(size * _WORD)).cast("Q")]
             self.cells = self._slabs[0]
@@ -93,6 +109,10 @@ class Metrics:
     def count_ignored_keys(self, number: int) -> None:
         """Count keys of a body that are no kind of identifier and were left out."""
         self.cells[self._ignored_keys] += number
+
+    def count_inbound(self, sender: str, outcome: Outcome) -> None:
+        """Count a request of a sender of webhooks, by what became of it."""
+        self.cells[self._inbound[sender, outcome]] += 1
 
     def histogram_cells(self, route: str) -> tuple[int, int]:
         """Return where the first bucket of a route's latencies is, and where their sum is."""
@@ -132,6 +152,14 @@ class Metrics:
             "Keys of bodies that are no kind of identifier and were left out.",
             value=self._sum(self._ignored_keys),
         )
+        inbound = CounterMetricFamily(
+            "knownas_inbound_events",
+            "Requests of webhooks that others send, by what became of them.",
+            labels=("sender", "outcome"),
+        )
+        for (sender, outcome), cell in self._inbound.items():
+            inbound.add_metric((sender, outcome), self._sum(cell))
+        yield inbound
 
     def _add_histogram(self, seconds: HistogramMetricFamily, route: str) -> None:
         base = self._histogram_base[route]

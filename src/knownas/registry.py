@@ -57,6 +57,7 @@ from knownas.model import (
 from knownas.storage import Storage
 from knownas.vault import Vault
 from knownas.webhooks.endpoints import Endpoints
+from knownas.webhooks.inbound import Reception
 from knownas.writes import Done, Once, Setting
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Registry:
         )
         self.vault = vault or Vault("", {})
         self.webhooks = Endpoints(storage, self.vault, open_sender, clock=clock, new_uuid=new_uuid)
+        self.reception = Reception(storage, clock=clock, new_uuid=new_uuid)
         self.eraser = Eraser(
             storage,
             self.vault,

@@ -1,13 +1,12 @@
 """`knownas key …`: make, adopt, list, limit, revoke and rotate API keys."""
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from knownas.cli.options import app_option, database_option, json_option
+from knownas.cli.options import app_option, database_option, json_option, secret_given
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import on_registry
 from knownas.keys import KeyType
@@ -88,15 +87,11 @@ async def key_adopt(  # noqa: PLR0913 - the options of the command
     """Accept a key that the team uses already, such as an Adapty key."""
     app = await registry.app(app_name)
     kept_rate = _rate(rate)
-    text = _standard_input() if stdin else click.prompt("Key", hide_input=True)
+    text = secret_given("Key", stdin=stdin)
     key = await registry.keyring.adopt(
         app, text, key_type, label=label, expires_at=_expiry(days), rate=kept_rate
     )
     emit(_key_data(key), as_json, f"Adopted as {key.id}.")
-
-
-def _standard_input() -> str:
-    return sys.stdin.buffer.read().decode("ascii", errors="replace").strip()
 
 
 @key_group.command("list")

@@ -1,6 +1,7 @@
 """The options that many commands share."""
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -77,3 +78,11 @@ def who(
         clean_customer_user_id(os.fsencode(customer), source=of_customer) if customer else None,
         clean_profile_id(profile_id, source=of_profile) if profile_id else None,
     )
+
+
+def secret_given(what: str, *, stdin: bool) -> str:
+    """Return a secret from standard input, or else asked for without being shown."""
+    if stdin:
+        return sys.stdin.buffer.read().decode("ascii", errors="replace").strip()
+    asked: str = click.prompt(what, hide_input=True)
+    return asked

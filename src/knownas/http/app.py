@@ -22,7 +22,19 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, batch, erasures, feed, hooks, identity, insight, native, ops, wire
+from knownas.http import (
+    adapty,
+    batch,
+    erasures,
+    feed,
+    hooks,
+    identity,
+    inbound,
+    insight,
+    native,
+    ops,
+    wire,
+)
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
 from knownas.http.upkeep import keep_erasing, keep_up
@@ -30,6 +42,7 @@ from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
 from knownas.storage import Storage
+from knownas.webhooks.senders import SENDERS
 
 if TYPE_CHECKING:
     from knownas.webhooks.dispatcher import Dispatcher
@@ -117,6 +130,14 @@ ROUTES: Final = (
     Resource("/api/v1/webhooks/test/", POST=hooks.test_webhook),
     Resource("/api/v1/webhooks/deliveries/", GET=hooks.get_deliveries),
     Resource("/api/v1/webhooks/replay/", POST=hooks.replay),
+    Resource(inbound.PATH, POST=inbound.receive, body_limit=inbound.BODY_LIMIT),
+    Resource("/api/v1/inbound/", GET=inbound.get_state),
+    Resource(
+        "/api/v1/inbound/dead-letters/",
+        GET=inbound.get_letters,
+        DELETE=inbound.delete_letters,
+    ),
+    Resource("/api/v1/inbound/dead-letters/replay/", POST=inbound.replay),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
@@ -261,7 +282,7 @@ def create_app(
     The `dispatcher` delivers as long as it serves. With `shared` memory its metrics are those of
     all processes that have it. Request ids are random unless `new_request_id` makes them.
     """
-    metrics = Metrics([resource.path for resource in ROUTES], shared)
+    metrics = Metrics([resource.path for resource in ROUTES], shared, senders=tuple(SENDERS))
     draining = asyncio.Event()
 
     @asynccontextmanager

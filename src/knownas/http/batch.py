@@ -30,6 +30,7 @@ from knownas.model import (
     clean_kinds,
     clean_value,
 )
+from knownas.strict_json import parse_object
 from knownas.writes import Done, Setting
 
 BODY_LIMIT: Final = 4 * 1024 * 1024
@@ -172,7 +173,7 @@ def _answer(request: Request, results: list[Any]) -> Response:
 
 def _items(body: bytes) -> list[Any]:
     """Return the items of a JSON body."""
-    parsed = wire.parse_object(body)
+    parsed = parse_object(body)
     problems = wire.unknown_fields(parsed, "items")
     items: Any = parsed.get("items")
     if not isinstance(items, list) or not 1 <= len(items) <= MAX_ITEMS:
@@ -193,7 +194,7 @@ def _lines(body: bytes) -> list[Any]:
     items: list[Any] = []
     for line in lines:
         try:
-            items.append(wire.parse_object(line))
+            items.append(parse_object(line))
         except KnownasError as error:
             items.append(error)
     return items

@@ -40,6 +40,7 @@ from knownas.model import (
     clean_profile_id,
     clean_value,
 )
+from knownas.strict_json import parse_object
 
 if TYPE_CHECKING:
     from knownas.registry import Registry
@@ -217,7 +218,7 @@ class FastLane:
         ):
             return None
         try:
-            values, unknown = clean_identifiers(wire.parse_object(body))
+            values, unknown = clean_identifiers(parse_object(body))
             if unknown:
                 return None
             changed = self._set_identifiers(

@@ -19,6 +19,7 @@ _HERE: Final = Path(__file__).parent
 _EACH_KIND: Final = re.compile(r"^( *)# each kind: (.+)$", re.MULTILINE)
 _CREDENTIALS: Final = {
     "apikeyAuth": "Api-Key $KNOWNAS_KEY",
+    "senderAuth": "$WEBHOOK_SECRET",
     "metricsAuth": "Bearer $KNOWNAS_METRICS_TOKEN",
 }
 

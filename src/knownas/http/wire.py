@@ -4,7 +4,6 @@ Source: the wire contract, sections 1 to 4.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -28,6 +27,7 @@ from knownas.model import (
     clean_customer_user_id,
     clean_profile_id,
 )
+from knownas.strict_json import parse_object
 
 CUSTOMER_HEADER: Final = "adapty-customer-user-id"
 PROFILE_HEADER: Final = "adapty-profile-id"
@@ -56,7 +56,6 @@ BODY_LIMIT: Final = 64 * 1024
 """Bytes of the largest body of a route whose table says nothing else."""
 JSON: Final = b"application/json"
 NDJSON: Final = b"application/x-ndjson"
-MAX_DEPTH: Final = 32
 
 STATUS: Final = {
     "validation_error": 400,
@@ -67,6 +66,7 @@ STATUS: Final = {
     "profile_not_found": 404,
     "erasure_not_found": 404,
     "webhook_not_found": 404,
+    "dead_letter_not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
     "identifier_taken": 409,
@@ -340,28 +340,6 @@ def media_type_of(headers: Headers, body: bytes, if_empty: str | None, *allowed:
     return said
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in a body.
-
-    Raises ParseError for what is not strict UTF-8 JSON, for an object with one key twice, and
-    for nesting deeper than 32; ValidationError for JSON that is no object.
-    """
-    try:
-        parsed = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        raise ParseError from None
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(parsed) > MAX_DEPTH:
-        raise ParseError(f"The body is nested deeper than {MAX_DEPTH}.")
-    if not isinstance(parsed, dict):
-        raise ValidationError("The body must be a JSON object.")
-    if not _has_no_twins(body, parsed):
-        try:
-            json.loads(body.decode(), object_pairs_hook=_refuse_twins)
-        except RecursionError:  # within a twin that the first parser dropped
-            raise ParseError from None
-    return parsed
-
-
 def accepts(request: Request, media_type: str) -> bool:
     """Tell whether the client names a media type as one that it takes."""
     accepted = ",".join(request.headers.getlist("accept")).split(",")
@@ -418,36 +396,3 @@ async def bounded_body(request: Request, headers: Headers) -> bytes:
 
 def _too_large(limit: int) -> KnownasError:
     return errors.PayloadTooLarge(f"The body is over {limit} bytes; send less at once.")
-
-
-def _has_no_twins(body: bytes, parsed: dict[str, Any]) -> bool:
-    """Tell whether the body surely has no key twice in an object; False says nothing.
-
-    Without escapes each text stands between two quotes, so a body with more quotes than what
-    was parsed has when it is written again had something that the parser dropped.
-    """
-    return b"\\" not in body and body.count(b'"') == encode(parsed).count(b'"')
-
-
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ParseError("An object in the body has the same key twice.")
-    return made
-
-
-def _depth(parsed: object) -> int:
-    depth, level = 0, [parsed]
-    while level:
-        inside: list[object] = []
-        nested = False
-        for value in level:
-            if isinstance(value, dict):
-                nested = True
-                inside += value.values()
-            elif isinstance(value, list):
-                nested = True
-                inside += value
-        depth += nested
-        level = inside
-    return depth

@@ -25,6 +25,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
+from knownas.receiving import Inbound
 
 T = TypeVar("T")
 
@@ -67,6 +68,11 @@ class Storage(Protocol):
     @property
     def webhooks(self) -> Webhooks:
         """Where changes are sent, and what of that is still to do."""
+        ...
+
+    @property
+    def inbound(self) -> Inbound:
+        """What is kept of webhooks that others send."""
         ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
@@ -264,9 +270,9 @@ class Storage(Protocol):
     async def prune(self, *, now: int, before: int, limit: int) -> int:
         """Delete at most `limit` of the oldest changes from before a time, and count them.
 
-        With them go the answers that have expired, and the deliveries that were given up before
-        that time. A webhook that had not come so far goes on behind them; where it has missed
-        some of its app, that is noted with `now`.
+        With them go the answers that have expired, the deliveries that were given up before that
+        time, and old dead letters. A webhook that had not come so far goes on behind them; where
+        it has missed some of its app, that is noted with `now`.
         """
         ...
 

@@ -30,6 +30,7 @@ from knownas.storage import (
     postgres_bulk,
     postgres_check,
     postgres_edit,
+    postgres_inbound,
     postgres_lookups,
     postgres_schema,
     postgres_webhooks,
@@ -139,6 +140,7 @@ class PostgresStorage:
             self._webhook_writers, _in_turn, seconds, at_once=1
         )
         self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
+        self.inbound = postgres_inbound.PostgresInbound(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
@@ -285,6 +287,7 @@ class PostgresStorage:
         async def job(link: Link) -> int:
             await postgres_edit.prune_answers(link, now)
             await postgres_webhooks.prune(link, before)
+            await postgres_inbound.prune(link, now)
             return await feed.prune(link, before, limit, now)
 
         return await self._do(job, long=True)

@@ -77,6 +77,9 @@ _DELETE_APP: Final = (
     "DELETE FROM erasure_keys WHERE app_id = $1",
     "DELETE FROM webhooks WHERE app_id = $1",
     "DELETE FROM deliveries WHERE app_id = $1",
+    "DELETE FROM inbound_secrets WHERE app_id = $1",
+    "DELETE FROM inbound_refusals WHERE app_id = $1",
+    "DELETE FROM dead_letters WHERE app_id = $1",
 )
 
 

@@ -6,12 +6,12 @@ always of one moment, and what was not said before costs another way to the data
 """
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from knownas.editing import Alias, Answer, Edit, Needs, TakenBack
+from knownas.editing import Ages, Alias, Answer, Edit, Needs, TakenBack
 from knownas.erasing import Subjects
 from knownas.history import Change, Source
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
@@ -199,6 +199,17 @@ class PostgresEdit:
         """See `Edit.lead`."""
         if alias is not None or self.alias(name) is not None:
             self._state.lead((self._app, name), alias)
+
+    def ages(self, profile: Profile) -> Mapping[int, int]:
+        """See `Edit.ages`."""
+        key = (self._app, profile.profile_id)
+        if key in self._held.profiles and key not in self._held.ages:
+            raise Unknown(Wanted(ages={key}))
+        return self._state.ages_of(key)
+
+    def keep_ages(self, profile: Profile, times: Mapping[int, int]) -> None:
+        """See `Edit.keep_ages`."""
+        self._state.keep_ages((self._app, profile.profile_id), Ages(profile.revision, times))
 
     def answer(self, key: str) -> Answer | None:
         """See `Edit.answer`."""

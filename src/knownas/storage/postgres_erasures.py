@@ -44,6 +44,7 @@ TABLES: Final = (
     "aliases",
     "answers",
     "deliveries",
+    "dead_letters",
 )
 """All that may have something of a person."""
 

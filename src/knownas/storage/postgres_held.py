@@ -13,9 +13,9 @@ from typing import Final
 
 import msgspec
 
-from knownas.editing import MAX_HOLDERS, Alias, Answer, Needs
+from knownas.editing import MAX_CHANGES, MAX_HOLDERS, Ages, Alias, Answer, Needs
 from knownas.erasing import Subjects, Tombstone
-from knownas.history import Change
+from knownas.history import Change, Difference
 from knownas.model import AppId, ProfileId
 from knownas.storage import postgres_lookups, rows
 from knownas.storage import postgres_reads as reads
@@ -46,6 +46,22 @@ FROM unnest($1::integer[], $2::uuid[], $3::bigint[])
 JOIN changes c ON c.app_id = a.app_id AND c.profile_id = a.profile_id AND c.revision = a.revision
 """
 
+_AGES: Final = """
+SELECT a.number, p.ages
+FROM unnest($1::integer[], $2::uuid[]) WITH ORDINALITY AS a (app_id, profile_id, number)
+JOIN profiles p ON p.app_id = a.app_id AND p.profile_id = a.profile_id
+"""
+_LATER: Final = """
+SELECT a.number, c.revision, c.at, c.difference
+FROM unnest($1::integer[], $2::uuid[], $3::bigint[])
+  WITH ORDINALITY AS a (app_id, profile_id, revision, number)
+CROSS JOIN LATERAL (
+  SELECT revision, at, difference FROM changes
+  WHERE app_id = a.app_id AND profile_id = a.profile_id AND revision > a.revision
+  ORDER BY revision DESC LIMIT $4) AS c
+ORDER BY a.number, c.revision
+"""
+
 AnswerKey = tuple[AppId, str]
 ChangeKey = tuple[AppId, ProfileId, int]
 Changes = dict[ChangeKey, Change | None]
@@ -61,6 +77,7 @@ class Wanted(msgspec.Struct):
     names: set[AliasKey] = msgspec.field(default_factory=set)
     answers: set[AnswerKey] = msgspec.field(default_factory=set)
     changes: set[ChangeKey] = msgspec.field(default_factory=set)
+    ages: set[ProfileKey] = msgspec.field(default_factory=set)
 
     def add(self, app: AppId, needs: Needs) -> None:
         """Want what an edit needs."""
@@ -109,6 +126,8 @@ class Held:
         self.holders: dict[Holding, list[ProfileKey]] = {}
         self.answers: dict[AnswerKey, Answer | None] = {}
         self.changes: Changes = {}
+        self.ages: dict[ProfileKey, Ages] = {}
+        """Of which times the identifiers are of profiles that are locked, all changes included."""
         self.deleted_apps: set[AppId] = set()
         self.erased: dict[AliasKey, list[Tombstone]] = {}
         """Names under which nobody has begun anew."""
@@ -135,6 +154,7 @@ class Held:
         await self.follow(link, wanted.names | self._missed(wanted.customers, wanted.profiles))
         await self._find_answers(link, wanted.answers - self.answers.keys())
         await self._find_changes(link, wanted.changes - self.changes.keys())
+        await self._find_ages(link, wanted.ages - self.ages.keys())
 
     async def find_customers(self, link: Link, keys: set[CustomerKey]) -> None:
         """Find the profiles of customers, which are to be locked before anything else is done."""
@@ -228,3 +248,18 @@ class Held:
                 key = listed[number - 1]
                 # Where it stands in the feed is of no account to a change.
                 self.changes[key] = rows.to_change("", *key[1:], *row)
+
+    async def _find_ages(self, link: Link, keys: set[ProfileKey]) -> None:
+        if not keys:
+            return
+        listed = sorted(keys)
+        kept = [Ages()] * len(listed)
+        for number, text in await link.fetch(_AGES, *columns(listed)):
+            kept[number - 1] = rows.to_ages(text)
+        asked = [(*key, one.revision) for key, one in zip(listed, kept, strict=True)]
+        later: dict[int, list[tuple[int, Difference]]] = {}
+        for number, _, at, text in await link.fetch(_LATER, *columns(asked), MAX_CHANGES):
+            later.setdefault(number, []).append((at, rows.to_difference(text)))
+        for number, key in enumerate(listed, 1):
+            times = kept[number - 1].followed_by(later.get(number, []))
+            self.ages[key] = Ages(self.profiles[key].revision, times)

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from knownas.editing import Alias, Answer
+from knownas.editing import Ages, Alias, Answer
 from knownas.erasing import LOCKED, new_names
 from knownas.errors import FeatureNotConfigured, ProfileNotFound, Unauthorized
 from knownas.history import Source
@@ -49,6 +49,7 @@ class State:
         self.profiles = dict(held.profiles)
         self.aliases: dict[AliasKey, Alias | None] = dict(held.aliases)
         self.answers: dict[AnswerKey, Answer | None] = dict(held.answers)
+        self.ages: dict[ProfileKey, Ages] = dict(held.ages)
         self.revived: dict[AliasKey, int] = {}
         """Erased names under which others begin anew, and when."""
         self.claimed: dict[IdentifierKey, None] = {}
@@ -209,6 +210,19 @@ class State:
     def keep_answer(self, key: AnswerKey, answer: Answer) -> None:
         """Keep an answer, in the place of one that is there."""
         self._set(self.answers, key, answer)
+
+    def ages_of(self, key: ProfileKey) -> dict[int, int]:
+        """Return of which times a profile's identifiers are, after all steps."""
+        kept = self.ages.get(key, Ages())
+        return kept.followed_by(
+            (entry.at, entry.difference)
+            for entry in self.entries
+            if (entry.app, entry.profile_id) == key and entry.revision > kept.revision
+        )
+
+    def keep_ages(self, key: ProfileKey, ages: Ages) -> None:
+        """Keep of which times a profile's identifiers are."""
+        self._set(self.ages, key, ages)
 
     def made(self) -> set[ProfileKey]:
         """Return whose profiles have been made, whatever became of them."""

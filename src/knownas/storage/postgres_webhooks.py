@@ -28,7 +28,7 @@ OF_A_PROFILE: Final = 32
 
 _FIRST_ID: Final = ProfileId("00000000-0000-0000-0000-000000000000")
 
-_LOCK_APP: Final = "SELECT id FROM apps WHERE id = $1 FOR NO KEY UPDATE"
+LOCK_APP: Final = "SELECT id FROM apps WHERE id = $1 FOR NO KEY UPDATE"
 _COUNT: Final = "SELECT count(*) FROM webhooks WHERE app_id = $1"
 _ADD: Final = f"""
 INSERT INTO webhooks (app_id, at_tx, at_profile, at_revision, {WEBHOOK_COLUMNS})
@@ -182,7 +182,7 @@ class PostgresWebhooks:
 
         async def job(link: Link) -> None:
             async with link.transaction():
-                if not await link.fetch(_LOCK_APP, app):
+                if not await link.fetch(LOCK_APP, app):
                     raise Unauthorized
                 if (await link.fetch(_COUNT, app))[0][0] >= most:
                     raise ValidationError(f"An app has at most {most} webhooks; delete one first.")

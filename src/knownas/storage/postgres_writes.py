@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from knownas.editing import Alias, Answer
+from knownas.editing import Ages, Alias, Answer
 from knownas.erasing import Subjects, new_names
 from knownas.errors import FeatureNotConfigured
 from knownas.model import NO_IDENTIFIERS, AppId, Profile
@@ -104,6 +104,12 @@ _DELETE_ANSWERS: Final = """
 DELETE FROM answers s
 USING unnest($1::integer[], $2::text[], $3::bigint[]) AS a (app_id, key, expires_at)
 WHERE s.app_id = a.app_id AND s.key = a.key AND s.expires_at = a.expires_at
+"""
+
+_KEEP_AGES: Final = """
+UPDATE profiles p SET ages = a.ages
+FROM unnest($1::integer[], $2::uuid[], $3::text[]) AS a (app_id, profile_id, ages)
+WHERE p.app_id = a.app_id AND p.profile_id = a.profile_id
 """
 
 PROFILE_COLUMNS: Final = (
@@ -207,6 +213,7 @@ async def store(link: Link, held: Held, state: State, claims: Customers) -> None
     await _store_identifiers(link, held.profiles, state.profiles, state.claimed)
     await _store_aliases(link, held.aliases, state.aliases)
     await _store_answers(link, held.answers, state.answers)
+    await _store_ages(link, held.ages, state.ages, state.profiles)
     await tombstones.revive(
         link,
         [
@@ -303,6 +310,21 @@ async def _store_answers(
         await link.fetch(_DELETE_ANSWERS, *columns(old))
     if len(await link.fetch(_KEEP_ANSWERS, *columns(kept))) < len(kept):
         raise Outrun
+
+
+async def _store_ages(
+    link: Link,
+    before: Mapping[ProfileKey, Ages],
+    after: Mapping[ProfileKey, Ages],
+    profiles: Profiles,
+) -> None:
+    kept = sorted(
+        (*key, rows.from_ages(ages))
+        for key, ages in after.items()
+        if key in profiles and ages != before.get(key)
+    )
+    if kept:
+        await link.fetch(_KEEP_AGES, *columns(kept))
 
 
 # --- values as they stand in rows ----------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from knownas.deliveries import Delivery, Failure, Webhook
-from knownas.editing import TakenBack
+from knownas.editing import Ages, TakenBack
 from knownas.erasing import customer_name, profile_name
 from knownas.history import Change, Difference, Source
 from knownas.model import (
@@ -39,9 +39,16 @@ WEBHOOK_COLUMNS: Final = (
 DELIVERY_COLUMNS: Final = "revision, state, attempts, next_at, failed_at, failed_status, failure"
 """What `to_delivery` takes, and `from_delivery` gives."""
 
+INBOUND_COLUMNS: Final = "id, sender, digest, created_at"
+"""A `knownas.receiving.InboundSecret`, in the order of its fields."""
+
+LETTER_COLUMNS: Final = "id, sender, at, reason, body, size"
+"""A `knownas.receiving.DeadLetter`, in the order of its fields."""
+
 _decode_identifiers = msgspec.json.Decoder(tuple[str | None, ...]).decode
 _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], ...]).decode
 to_difference = msgspec.json.Decoder(Difference).decode
+_decode_ages = msgspec.json.Decoder(Ages).decode
 _decode_types = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
 _encode = msgspec.json.Encoder().encode
@@ -122,6 +129,16 @@ def to_change(  # noqa: PLR0913, PLR0917 - the columns of a row
 ) -> Change:
     """Return the change that stands in a row of `changes`."""
     return Change(cursor, profile_id, revision, at, Source.of(source), to_difference(text))
+
+
+def from_ages(ages: Ages) -> str:
+    """Return the ages of a profile's identifiers as JSON."""
+    return _encode(ages).decode()
+
+
+def to_ages(text: str | None) -> Ages:
+    """Return what `from_ages` was given; of None that nothing is known."""
+    return Ages() if text is None else _decode_ages(text)
 
 
 def from_policies(policies: Policies) -> str | None:

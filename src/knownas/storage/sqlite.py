@@ -37,6 +37,7 @@ from knownas.storage import (
     sqlite_changes,
     sqlite_check,
     sqlite_file,
+    sqlite_inbound,
     sqlite_profiles,
     sqlite_webhooks,
 )
@@ -111,6 +112,7 @@ class SqliteStorage:
         self._turn_ends: asyncio.Handle | None = None
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
         self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
+        self.inbound = sqlite_inbound.SqliteInbound(self._writer, self._beside)
         self._closed = False
         self.erasures = SqliteErasures(self._path, self._writer, self._beside, self._read_aside)
 
@@ -339,6 +341,7 @@ class SqliteStorage:
         def work(connection: apsw.Connection) -> int:
             prune_answers(connection, now)
             sqlite_webhooks.prune(connection, before)
+            sqlite_inbound.prune(connection, now)
             return sqlite_changes.prune(connection, before, limit, now)
 
         return await self._writer.run(work, erases=True)

@@ -35,6 +35,9 @@ _DELETE_APP: Final = (
     "DELETE FROM erasure_keys WHERE app_id = ?",
     "DELETE FROM webhooks WHERE app_id = ?",
     "DELETE FROM deliveries WHERE app_id = ?",
+    "DELETE FROM inbound_secrets WHERE app_id = ?",
+    "DELETE FROM inbound_refusals WHERE app_id = ?",
+    "DELETE FROM dead_letters WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )

@@ -1,22 +1,24 @@
 """An edit on SQLite: each step is a statement on the writer's connection, in its transaction."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import apsw
 import msgspec
 
-from knownas.editing import MAX_HOLDERS, Alias, Answer, TakenBack
+from knownas.editing import MAX_CHANGES, MAX_HOLDERS, Ages, Alias, Answer, TakenBack
 from knownas.erasing import Subjects
 from knownas.history import Change, Source
 from knownas.lookups import Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.storage import (
+    rows,
     sqlite_aliases,
     sqlite_changes,
     sqlite_profiles,
     sqlite_tombstones,
 )
+from knownas.storage.sqlite_ids import to_blob
 
 _ANSWER: Final = """
 SELECT fingerprint, answer, expires_at FROM answers WHERE app_id = ? AND key = ?
@@ -26,6 +28,8 @@ INSERT INTO answers (app_id, key, fingerprint, answer, expires_at) VALUES (?, ?,
 ON CONFLICT (app_id, key) DO UPDATE SET
   fingerprint = excluded.fingerprint, answer = excluded.answer, expires_at = excluded.expires_at
 """
+_AGES: Final = "SELECT ages FROM profiles WHERE app_id = ? AND profile_id = ?"
+_KEEP_AGES: Final = "UPDATE profiles SET ages = ? WHERE app_id = ? AND profile_id = ?"
 _PRUNE_ANSWERS: Final = "DELETE FROM answers WHERE expires_at <= ?"
 
 
@@ -105,6 +109,24 @@ class SqliteEdit:
     def lead(self, name: str, alias: Alias | None) -> None:
         """See `Edit.lead`."""
         sqlite_aliases.put(self._connection, self._app, name, alias)
+
+    def ages(self, profile: Profile) -> Mapping[int, int]:
+        """See `Edit.ages`."""
+        key = (self._app, to_blob(profile.profile_id))
+        kept = rows.to_ages(self._connection.execute(_AGES, key).get)
+        if kept.revision == profile.revision:
+            return kept.times
+        changes = sqlite_changes.history(
+            self._connection, self._app, profile.profile_id, None, MAX_CHANGES
+        )
+        later = [(one.at, one.difference) for one in changes if one.revision > kept.revision]
+        return kept.followed_by(reversed(later))
+
+    def keep_ages(self, profile: Profile, times: Mapping[int, int]) -> None:
+        """See `Edit.keep_ages`."""
+        text = rows.from_ages(Ages(profile.revision, times))
+        key = (self._app, to_blob(profile.profile_id))
+        self._connection.execute(_KEEP_AGES, (text, *key))
 
     def answer(self, key: str) -> Answer | None:
         """See `Edit.answer`."""
