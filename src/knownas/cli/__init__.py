@@ -14,6 +14,7 @@ from knownas.cli import (
     master_key,
     profiles,
     serve,
+    transfer,
     webhooks,
 )
 
@@ -50,6 +51,8 @@ def main() -> None:
         database.backup,
         database.restore,
         copying.copy,
+        transfer.import_file,
+        transfer.export_file,
     ],
 )
 @click.version_option(package_name="knownas")
