@@ -208,15 +208,19 @@ class _Import:
         records = await asyncio.to_thread(_after, source.records, went_on_after)
         writing: asyncio.Task[_Outcome] | None = None
         stopped_at = None
-        while batch := await asyncio.to_thread(_next, records):
-            done = source.done()
+        try:
+            while batch := await asyncio.to_thread(_next, records):
+                done = source.done()
+                if writing is not None:
+                    tally, stopped_at = self._note(await writing)
+                    if stopped_at is not None:
+                        break
+                # The next rows are read while these are written.
+                self._telling.progress(done, source.size, tally.rows)
+                writing = asyncio.create_task(self._write(tally, batch))
+        finally:
             if writing is not None:
-                tally, stopped_at = self._note(await writing)
-                if stopped_at is not None:
-                    break
-            # The next rows are read while these are written.
-            self._telling.progress(done, source.size, tally.rows)
-            writing = asyncio.create_task(self._write(tally, batch))
+                await asyncio.wait({writing})  # whatever the file does, this is done
         if writing is not None and stopped_at is None:
             tally, stopped_at = self._note(await writing)
         if stopped_at is None:

@@ -68,7 +68,11 @@ class _Person(msgspec.Struct, array_like=True):
 def latest(events: Iterable[Event | Bad]) -> Iterator[Record]:
     """Yield what is wrong with some rows, then a row for each person: who changed last is last."""
     decoder = msgspec.msgpack.Decoder(_Person)
-    database = sqlite3.connect(_TEMPORARY, isolation_level=None)
+    database = sqlite3.connect(
+        _TEMPORARY,
+        isolation_level=None,
+        check_same_thread=False,  # whoever takes the next rows may be another thread
+    )
     try:
         database.executescript(_PREPARE)
         given = iter(events)
