@@ -1,7 +1,7 @@
 """How fast `knownas import` is, into SQLite or PostgreSQL, history on, and in how much memory.
 
-    python bench/importing.py [--rows 1000000]
-    python bench/importing.py --to postgresql://postgres@127.0.0.1/empty [--rows 1000000]
+    python -m bench.importing [--rows 1000000]
+    python -m bench.importing --to postgresql://postgres@127.0.0.1/empty [--rows 1000000]
 
 The file is CSV, with 2 to 10 identifiers a row as `knownas demo` makes them. It is imported three
 times: into an empty app; again, when all is the same; and once more with one identifier of each
