@@ -284,8 +284,11 @@ def count(known: Known) -> int:
     return int(str(known.shell.rows(statement)[0][0]))
 
 
-def test_killed_import_goes_on(known: Known, tmp_path: Path) -> None:
-    """After kill -9 in its midst the same command goes on where it was: no row twice, none left out."""
+def test_killed_import_goes_on(
+    known: Known, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After kill -9 the same command goes on where it was: no row twice, none left out."""
+    monkeypatch.setattr(importing, "BATCH", 5_000)
     file = many(tmp_path / "a.csv", 60_000)
     there = killed(known, file, 1)
     assert 0 < there < 60_000
