@@ -98,9 +98,18 @@ def set_identifiers(
     if check is not None and before is not None:
         check.refuse(before)
     after = msgspec.structs.replace(bound, identifiers=setting.applied(bound.identifiers))
+    make_way(edit, bound, setting.values, policies)
+    return edit.put(before, after, exclusive=exclusive_kinds(policies))
+
+
+def make_way(edit: Edit, bound: Profile, values: Mapping[str, str], policies: Policies) -> None:
+    """Take identifiers from other profiles that are to be set on one, as the policies have it.
+
+    Raises IdentifierTaken with an entry per kind; then nothing was written.
+    """
     robbed: dict[ProfileId, Profile] = {}
     taken: list[FieldError] = []
-    for name, value in setting.values.items():
+    for name, value in values.items():
         policy = policies.get(name, "allow")
         kind = KIND_NUMBER[name]
         if policy == "allow" or bound.identifiers[kind] == value:
@@ -117,7 +126,6 @@ def set_identifiers(
         raise IdentifierTaken(fields=taken)
     for profile in robbed.values():
         edit.put(edit.find(ProfileRef(profile_id=profile.profile_id))[1], profile)
-    return edit.put(before, after, exclusive=exclusive_kinds(policies))
 
 
 def change_one(  # noqa: PLR0913 - as `Storage.change_profile`

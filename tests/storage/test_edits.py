@@ -4,6 +4,8 @@ What the storage promises of `edit`, for every backend. Merges are in `test_merg
 """
 
 import asyncio
+import functools
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -259,6 +261,56 @@ async def test_needs_are_a_hint(storage: Storage, app: App, needs: Needs | None)
     assert seen[6] == []
     made = msgspec.structs.replace(profile(9, "x"), updated_at=5)
     assert await storage.profile(app.id, ProfileRef("x")) == made
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_many_puts_are_as_one_by_one(
+    storage: Storage, app: App, other: App, seed: int
+) -> None:
+    """Puts and removals in one edit leave what they leave in an edit each: history, index, counts."""
+    rng = random.Random(seed)
+    steps = [
+        (
+            rng.randrange(4),
+            rng.choice([None, *"abcd"]),
+            {name: rng.choice("xyz") for name in rng.sample(sorted(KIND_NUMBER), 3)},
+            rng.random() < 0.15,
+        )
+        for _ in range(40)
+    ]
+
+    def step(edit: Edit, at: int) -> None:
+        number, customer, values, ends = steps[at]
+        owner, before = edit.find(ProfileRef(customer, IDS[number]))
+        if before is not None and ends:
+            edit.remove(before)
+        elif owner is None or owner == before:
+            edit.put(before, profile(number, customer, **values))
+        else:
+            edit.put(before, profile(number, None, **values))
+
+    refs = [ProfileRef(customer, IDS[number]) for number, customer, *_ in steps]
+    needs = Needs(refs) if seed % 2 else None
+    await storage.edit(
+        app.id, lambda edit: [step(edit, at) for at in range(len(steps))], now=5, needs=needs
+    )
+    for at in range(len(steps)):
+        await storage.edit(other.id, functools.partial(step, at=at), now=5)
+    told = []
+    for one in (app, other):
+        kept = await storage.profiles_after(one.id, None, 100)
+        histories = [await storage.history(one.id, it, before=None, limit=100) for it in IDS[:4]]
+        told.append(
+            (
+                kept,
+                [[(it.revision, it.at, it.difference) for it in of] for of in histories],
+                await storage.coverage(one.id),
+                await storage.shared(one.id, None, 1_000),
+                [await holding(storage, one, kind, "x") for kind in KIND_NUMBER.values()],
+            )
+        )
+    assert told[0] == told[1]
+    assert await storage.check() == []
 
 
 async def test_edit_of_a_deleted_app_makes_no_profile(storage: Storage, other: App) -> None:

@@ -15,6 +15,7 @@ from knownas.cli import (
     master_key,
     profiles,
     serve,
+    transfer,
     webhooks,
 )
 
@@ -52,6 +53,8 @@ def main() -> None:
         database.backup,
         database.restore,
         copying.copy,
+        transfer.import_file,
+        transfer.export_file,
     ],
 )
 @click.version_option(package_name="knownas")

@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Protocol
 
 import click
 import msgspec
@@ -13,9 +14,15 @@ from knownas.history import Change
 from knownas.model import Profile, identifiers_by_name
 
 
-def emit(data: object, as_json: bool, text: str) -> None:  # noqa: FBT001 - an option's value
+def emit(
+    data: object,
+    as_json: bool,  # noqa: FBT001 - an option's value
+    text: str,
+    *,
+    to_stderr: bool = False,
+) -> None:
     """Print `data` as one line of JSON, or `text`."""
-    click.echo(msgspec.json.encode(data).decode() if as_json else text)
+    click.echo(msgspec.json.encode(data).decode() if as_json else text, err=to_stderr)
 
 
 def utc(milliseconds: int) -> str:
@@ -23,9 +30,17 @@ def utc(milliseconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(milliseconds / 1_000))
 
 
+class Tell(Protocol):
+    """Told how much is done, of how much, and the number of what the rate is of."""
+
+    def __call__(self, done: int, total: int, counted: int | None = None, /) -> None:
+        """Show it; without `counted` the rate is of what is done."""
+        ...
+
+
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar from the first time that the yielded function is told: so much done, of so much.
+def progress_bar(label: str) -> Iterator[Tell]:
+    """Show a bar from the first time that the yielded function is told.
 
     What fails before has its one line to itself.
     """
@@ -33,7 +48,7 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
         bar = None
         began = time.monotonic()
 
-        def tell(done: int, total: int) -> None:
+        def tell(done: int, total: int, counted: int | None = None) -> None:
             nonlocal bar
             if bar is None:
                 bar = stack.enter_context(
@@ -42,7 +57,8 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
                     )
                 )
             bar.length = total
-            bar.update(done - bar.pos, int(done / max(time.monotonic() - began, 0.001)))
+            counted = done if counted is None else counted
+            bar.update(done - bar.pos, int(counted / max(time.monotonic() - began, 0.001)))
 
         yield tell
 

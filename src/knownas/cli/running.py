@@ -13,6 +13,7 @@ from knownas import bootstrap, load, settings
 from knownas.errors import KnownasError
 from knownas.ledger import LedgerError
 from knownas.storage import StorageError
+from knownas.transfer import TransferError
 from knownas.vault import VaultError
 
 
@@ -64,6 +65,7 @@ def telling_errors(action: Callable[[], None]) -> None:
     except (
         LedgerError,
         StorageError,
+        TransferError,
         VaultError,
         load.LoadError,
         settings.SettingsError,

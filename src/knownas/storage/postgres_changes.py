@@ -69,6 +69,7 @@ CROSS JOIN LATERAL (
     SELECT 1 FROM identifiers i
     WHERE i.app_id = a.app_id AND i.kind = a.kind AND i.value = a.value LIMIT a.most) AS found
 ) AS holders
+WHERE holders.count > 0
 """
 # A value that becomes shared has one holder, or had none; an update is by one less than is brought.
 _SHARE: Final = """
@@ -244,7 +245,8 @@ async def _holders(link: Link, most: dict[Holding, int]) -> dict[Holding, int]:
         return {}
     listed = sorted(most)
     found = await link.fetch(_HOLDERS, *columns((*key, most[key]) for key in listed))
-    return {listed[number - 1]: count for number, count in found}
+    # Most of what is new nobody has, and what is not there needs no way back.
+    return dict.fromkeys(listed, 0) | {listed[number - 1]: count for number, count in found}
 
 
 async def note(link: Link, noted: list[ChangeRow]) -> None:

@@ -19,7 +19,7 @@ from knownas.storage.postgres_changes import Entry
 from knownas.storage.postgres_errors import OUTRUN, Outrun
 from knownas.storage.postgres_held import Held, Wanted
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import ProfileKey
+from knownas.storage.postgres_reads import CustomerKey, ProfileKey
 from knownas.storage.postgres_state import State
 from knownas.storage.postgres_writes import MAX_TRIES, refuse_growth, store
 
@@ -117,17 +117,18 @@ class PostgresEdit:
 
     def find(self, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
         """See `Edit.find`."""
-        wanted = Wanted()
+        customers: set[CustomerKey] = set()
+        profiles: set[ProfileKey] = set()
         if ref.customer_user_id is not None:
             customer = (self._app, ref.customer_user_id)
-            if not {customer}.issubset(self._state.customers.keys() | self._held.asked_customers):
-                wanted.customers.add(customer)
+            if customer not in self._state.customers and customer not in self._held.asked_customers:
+                customers.add(customer)
         if ref.profile_id is not None:
             key = (self._app, ref.profile_id)
             if not self._is_known(key):
-                wanted.profiles.add(key)
-        if not wanted.is_empty():
-            raise Unknown(wanted)
+                profiles.add(key)
+        if customers or profiles:
+            raise Unknown(Wanted(customers=customers, profiles=profiles))
         return self._state.look_up(self._app, ref)
 
     def _is_known(self, key: ProfileKey) -> bool:

@@ -273,7 +273,9 @@ async def _store_customers(link: Link, before: Customers, after: Customers) -> N
 async def _store_identifiers(
     link: Link, before: Profiles, after: Profiles, claimed: Collection[IdentifierKey]
 ) -> None:
-    old, new = identifier_keys(before), identifier_keys(after)
+    changed = {key for key in before.keys() | after.keys() if before.get(key) is not after.get(key)}
+    old = identifier_keys({key: before[key] for key in changed & before.keys()})
+    new = identifier_keys({key: after[key] for key in changed & after.keys()})
     if gone := old - new:
         await link.fetch(DELETE_IDENTIFIERS, *columns(sorted(gone)))
     come = new - old

@@ -60,6 +60,9 @@ HOLDERS_AT_ONCE: Final = 20
 """How many holders of a value are read in the event loop's own thread, at most: reading them takes
 about as long as to have another thread do it."""
 
+FEW_REFS: Final = 1_000
+"""An edit that asks for more profiles is given more memory: as many as a batch has need none."""
+
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
 
 
@@ -310,10 +313,19 @@ class SqliteStorage:
         needs: Needs | None = None,
     ) -> T:
         """See `Storage.edit`."""
-        del needs  # to ask is cheap here
-        return await self._writer.run(
-            lambda write: work(SqliteEdit(write, app, self._subjects, now, by))
-        )
+        refs = needs.refs if needs is not None else ()
+
+        def in_transaction(write: apsw.Connection) -> T:
+            edit = SqliteEdit(write, app, self._subjects, now, by, refs)
+            made = work(edit)
+            edit.finish()
+            return made
+
+        def with_memory(write: apsw.Connection) -> T:
+            with sqlite_profiles.large_cache(write):
+                return in_transaction(write)
+
+        return await self._writer.run(with_memory if len(refs) > FEW_REFS else in_transaction)
 
     # --- history, feed and counts ---------------------------------------------------------------
 

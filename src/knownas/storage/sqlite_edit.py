@@ -1,24 +1,29 @@
 """An edit on SQLite: each step is a statement on the writer's connection, in its transaction."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import apsw
 import msgspec
 
-from knownas.editing import MAX_CHANGES, MAX_HOLDERS, Ages, Alias, Answer, TakenBack
+from knownas.editing import (
+    MAX_CHANGES,
+    MAX_HOLDERS,
+    Ages,
+    Alias,
+    Answer,
+    TakenBack,
+    alias_names,
+)
 from knownas.erasing import Subjects
+from knownas.errors import ProfileNotFound
 from knownas.history import Change, Source
 from knownas.lookups import Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
-from knownas.storage import (
-    rows,
-    sqlite_aliases,
-    sqlite_changes,
-    sqlite_profiles,
-    sqlite_tombstones,
-)
+from knownas.storage import rows, sqlite_aliases, sqlite_changes, sqlite_profiles
+from knownas.storage.sqlite_changes import Entry
 from knownas.storage.sqlite_ids import to_blob
+from knownas.storage.sqlite_tombstones import Gate
 
 _ANSWER: Final = """
 SELECT fingerprint, answer, expires_at FROM answers WHERE app_id = ? AND key = ?
@@ -33,23 +38,92 @@ _KEEP_AGES: Final = "UPDATE profiles SET ages = ? WHERE app_id = ? AND profile_i
 _PRUNE_ANSWERS: Final = "DELETE FROM answers WHERE expires_at <= ?"
 
 
-class SqliteEdit:
-    """`knownas.editing.Edit` on a connection."""
+_Found = tuple[int, Profile] | None
+"""The row's number and what is in it; None where there is no such profile."""
 
-    def __init__(
-        self, connection: apsw.Connection, app: AppId, subjects: Subjects, now: int, by: Source
+
+class SqliteEdit:
+    """`knownas.editing.Edit` on a connection.
+
+    What was found is kept, as it becomes: nobody else writes meanwhile. The reverse index and the
+    history are written at the end, or before something is asked of them: for many profiles that is
+    done in the order of the index, and counted once.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - where, when, by whom, and what for
+        self,
+        connection: apsw.Connection,
+        app: AppId,
+        subjects: Subjects,
+        now: int,
+        by: Source,
+        refs: Sequence[ProfileRef] = (),
     ) -> None:
-        """Write into the transaction that the connection is in, at `now`, as `by`."""
+        """Write into the transaction that the connection is in, at `now`, as `by`.
+
+        Profiles that are named by `refs` are read at once. `finish` has to be called at the end.
+        """
         self._connection = connection
         self._subjects = subjects
         self._app = app
         self._now = now
         self._by = by
+        self._gate: Gate | None = None
+        self._has_merged: bool | None = None
+        self._entries: list[Entry] = []
+        self._moves: list[sqlite_profiles.Move] = []
+        customers = {ref.customer_user_id for ref in refs if ref.customer_user_id is not None}
+        ids = {ref.profile_id for ref in refs if ref.profile_id is not None}
+        self._customers: dict[str, _Found] = dict.fromkeys(customers)
+        self._ids: dict[ProfileId, _Found] = dict.fromkeys(ids)
+        self._customers |= sqlite_profiles.all_by_customer(connection, app, customers)
+        self._ids |= sqlite_profiles.all_by_id(connection, app, ids)
+
+    def finish(self) -> None:
+        """Write what was put into the reverse index and the history."""
+        shared = sqlite_profiles.index(self._connection, self._app, self._moves)
+        entries = [
+            one._replace(shared=shared[at]) if at in shared else one
+            for at, one in enumerate(self._entries)
+        ]
+        sqlite_changes.note(self._connection, self._app, entries, self._by)
+        self._moves.clear()
+        self._entries.clear()
 
     def find(self, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
         """See `Edit.find`."""
-        by_customer, by_id = sqlite_profiles.look_up(self._connection, self._app, ref)
-        return by_customer and by_customer[1], by_id and by_id[1]
+        of_customer = of_id = None
+        if ref.customer_user_id is not None:
+            of_customer = self._by_customer(ref.customer_user_id)
+        if ref.profile_id is not None:
+            of_id = self._by_id(ref.profile_id)
+        for_customer, for_id = alias_names(ref)
+        if of_customer is None and for_customer is not None:
+            of_customer = self._follow(for_customer)
+        if of_id is None and for_id is not None:
+            of_id = self._follow(for_id)
+        return of_customer and of_customer[1], of_id and of_id[1]
+
+    def _by_customer(self, customer: str) -> _Found:
+        if customer not in self._customers:
+            found = sqlite_profiles.by_customer(self._connection, self._app, customer)
+            self._customers[customer] = found
+        return self._customers[customer]
+
+    def _by_id(self, profile_id: ProfileId) -> _Found:
+        if profile_id not in self._ids:
+            self._ids[profile_id] = sqlite_profiles.by_id(self._connection, self._app, profile_id)
+        return self._ids[profile_id]
+
+    def _follow(self, name: str) -> _Found:
+        """Return the profile into which the one of this name was merged, however many times."""
+        if self._has_merged is None:
+            self._has_merged = sqlite_aliases.any_of(self._connection, self._app)
+        while self._has_merged and (alias := self.alias(name)):
+            if found := self._by_id(alias.profile_id):
+                return found
+            name = f"p:{alias.profile_id}"
+        return None
 
     def put(
         self,
@@ -64,42 +138,60 @@ class SqliteEdit:
         del exclusive
         if after == before and undoes is None:
             return after
-        after = sqlite_tombstones.admit(
-            self._connection,
-            self._app,
-            self._subjects,
-            before,
-            after,
-            anew_at=self._now if anew else None,
-        )
+        if before is None or before.customer_user_id != after.customer_user_id:
+            self._gate = self._gate or Gate(self._connection, self._app, self._subjects)
+            after = self._gate.admit(before, after, anew_at=self._now if anew else None)
+        number = None
         if before is None:
-            number = None
             revision = sqlite_changes.next_revision(self._connection, self._app, after.profile_id)
         else:
-            number = sqlite_profiles.number_of(self._connection, self._app, before.profile_id)
+            number = self._number_of(before)
             revision = before.revision + 1
         kept = msgspec.structs.replace(
             after,
             updated_at=max(self._now, before.updated_at if before else after.created_at),
             revision=revision,
         )
-        sqlite_profiles.store(self._connection, self._app, number, before, kept, self._by, undoes)
+        number = sqlite_profiles.write(self._connection, self._app, number, before, kept)
+        self._moves += sqlite_profiles.moves(len(self._entries), number, before, kept)
+        self._entries.append(Entry(before, kept, kept.updated_at, (), undoes))
+        if before is not None:
+            self._forget(before)
+        self._ids[kept.profile_id] = number, kept
+        if kept.customer_user_id is not None:
+            self._customers[kept.customer_user_id] = number, kept
         return kept
+
+    def _number_of(self, profile: Profile) -> int:
+        found = self._by_id(profile.profile_id)
+        if found is None:
+            raise ProfileNotFound
+        return found[0]
+
+    def _forget(self, profile: Profile) -> None:
+        """Note that a profile is not any more what it was."""
+        self._ids[profile.profile_id] = None
+        if profile.customer_user_id is not None:
+            self._customers[profile.customer_user_id] = None
 
     def remove(self, profile: Profile) -> int:
         """See `Edit.remove`."""
+        self.finish()
+        self._forget(profile)
         ref = ProfileRef(profile_id=profile.profile_id)
         sqlite_profiles.delete(self._connection, self._app, ref, self._now, self._by)
         return profile.revision + 1
 
     def holders(self, kind: int, value: str) -> list[Profile]:
         """See `Edit.holders`."""
+        self.finish()
         sought = Sought((kind,), value, MAX_HOLDERS)
         found = sqlite_profiles.holders(self._connection, self._app, sought)
         return [one.profile for one in found.found]
 
     def change(self, profile_id: ProfileId, revision: int) -> Change | None:
         """See `Edit.change`."""
+        self.finish()
         return sqlite_changes.change(self._connection, self._app, profile_id, revision)
 
     def alias(self, name: str) -> Alias | None:
@@ -108,6 +200,7 @@ class SqliteEdit:
 
     def lead(self, name: str, alias: Alias | None) -> None:
         """See `Edit.lead`."""
+        self._has_merged = None
         sqlite_aliases.put(self._connection, self._app, name, alias)
 
     def ages(self, profile: Profile) -> Mapping[int, int]:
@@ -116,6 +209,7 @@ class SqliteEdit:
         kept = rows.to_ages(self._connection.execute(_AGES, key).get)
         if kept.revision == profile.revision:
             return kept.times
+        self.finish()
         changes = sqlite_changes.history(
             self._connection, self._app, profile.profile_id, None, MAX_CHANGES
         )

@@ -1,7 +1,8 @@
 """A profile in its tables: functions on a connection, inside the caller's transaction."""
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
 WHERE NOT EXISTS (SELECT 1 FROM customers WHERE app_id = ?1 AND customer_user_id = ?3)
 ON CONFLICT DO NOTHING
 """
-_ADDING_CACHE: Final = "PRAGMA cache_size = -65536"
+_LARGE_CACHE: Final = "PRAGMA cache_size = -65536"
 """64 MiB: the pages of an index that many profiles change are then written once, not each time."""
 _USUAL_CACHE: Final = "PRAGMA cache_size = -2000"
 _UPDATE_PROFILE: Final = """
@@ -163,7 +164,7 @@ def take_out(connection: apsw.Connection, app: AppId, number: int, profile: Prof
     connection.execute(_DELETE_PROFILE, (number,))
     if profile.customer_user_id is not None:
         connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
-    _index(connection, app, number, profile.identifiers, NO_IDENTIFIERS)
+    index(connection, app, moves(0, number, profile, None))
 
 
 def after(
@@ -181,19 +182,19 @@ def several(
     read: apsw.Connection | apsw.Cursor, app: AppId, refs: Sequence[ProfileRef]
 ) -> list[Profile | KnownasError]:
     """Return the profile that each reference names, or why there is none."""
-    by_customer: dict[str | None, Profile] = {
+    of_customers: dict[str | None, Profile] = {
         profile.customer_user_id: profile
-        for profile in _named(
+        for _, profile in _named(
             read, _PROFILES_BY_CUSTOMER, app, {ref.customer_user_id for ref in refs}
         )
     }
-    by_id: dict[str | None, Profile] = {
+    of_ids: dict[str | None, Profile] = {
         profile.profile_id: profile
-        for profile in _named(read, _PROFILES_BY_ID, app, {ref.profile_id for ref in refs})
+        for _, profile in _named(read, _PROFILES_BY_ID, app, {ref.profile_id for ref in refs})
     }
     found: list[Profile | KnownasError] = []
     for ref in refs:
-        halves = by_customer.get(ref.customer_user_id), by_id.get(ref.profile_id)
+        halves = of_customers.get(ref.customer_user_id), of_ids.get(ref.profile_id)
         try:
             found.append(ref.settle(*halves))
         except ProfileNotFound:
@@ -213,15 +214,30 @@ def _merged(
         return error
 
 
+def all_by_customer(
+    connection: apsw.Connection, app: AppId, customers: set[str]
+) -> dict[str, tuple[int, Profile]]:
+    """Return what `by_customer` does, for each customer that has a profile."""
+    named = _named(connection, _PROFILES_BY_CUSTOMER, app, customers)
+    return {one[1].customer_user_id: one for one in named if one[1].customer_user_id is not None}
+
+
+def all_by_id(
+    connection: apsw.Connection, app: AppId, ids: set[ProfileId]
+) -> dict[ProfileId, tuple[int, Profile]]:
+    """Return what `by_id` does, for each id that has a profile."""
+    return {one[1].profile_id: one for one in _named(connection, _PROFILES_BY_ID, app, ids)}
+
+
 def _named(
     read: apsw.Connection | apsw.Cursor, statement: str, app: AppId, names: set[Any]
-) -> list[Profile]:
-    """Return the profiles that a statement finds by names, of which None is none."""
+) -> list[tuple[int, Profile]]:
+    """Return the rows that a statement finds by names, of which None is none."""
     names.discard(None)
     if not names:
         return []
     rows = read.execute(statement, (app, msgspec.json.encode(names).decode()))
-    return [_to_profile(row)[1] for row in rows]
+    return [_to_profile(row) for row in rows]
 
 
 def holders(read: apsw.Connection | apsw.Cursor, app: AppId, sought: Sought) -> Holders:
@@ -269,7 +285,7 @@ def replace(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     """Delete profiles that are there, then do as `add`."""
     old: dict[ProfileId, Profile] = {}
     for profile_id in gone:
-        if found := _by_id(connection, app, profile_id):
+        if found := by_id(connection, app, profile_id):
             number, profile = found
             take_out(connection, app, number, profile)
             old[profile_id] = profile
@@ -280,20 +296,29 @@ def look_up(
     connection: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
 ) -> tuple[tuple[int, Profile] | None, tuple[int, Profile] | None]:
     """Return what the customer and what the profile id of `ref` find, merged ones included."""
-    by_customer = by_id = None
-    of_customer, of_id = alias_names(ref)
-    if of_customer is not None:
-        key = (app, ref.customer_user_id)
-        row = connection.execute(_PROFILE_BY_CUSTOMER, key).fetchone()
-        by_customer = _to_profile(row) if row else _follow(connection, app, of_customer)
-    if ref.profile_id is not None and of_id is not None:
-        by_id = _by_id(connection, app, ref.profile_id) or _follow(connection, app, of_id)
-    return by_customer, by_id
+    of_customer = of_profile = None
+    customer_alias, id_alias = alias_names(ref)
+    if ref.customer_user_id is not None and customer_alias is not None:
+        of_customer = by_customer(connection, app, ref.customer_user_id) or _follow(
+            connection, app, customer_alias
+        )
+    if ref.profile_id is not None and id_alias is not None:
+        of_profile = by_id(connection, app, ref.profile_id) or _follow(connection, app, id_alias)
+    return of_customer, of_profile
 
 
-def _by_id(
+def by_customer(
+    connection: apsw.Connection | apsw.Cursor, app: AppId, customer: str
+) -> tuple[int, Profile] | None:
+    """Return the row's number and the profile that is a customer's own."""
+    row = connection.execute(_PROFILE_BY_CUSTOMER, (app, customer)).fetchone()
+    return _to_profile(row) if row else None
+
+
+def by_id(
     connection: apsw.Connection | apsw.Cursor, app: AppId, profile_id: ProfileId
 ) -> tuple[int, Profile] | None:
+    """Return the row's number and the profile that has an id by itself."""
     row = connection.execute(_PROFILE_BY_ID, (app, to_blob(profile_id))).fetchone()
     return _to_profile(row) if row else None
 
@@ -303,7 +328,7 @@ def _follow(
 ) -> tuple[int, Profile] | None:
     """Return the profile into which the one of this name was merged, however many times."""
     while alias := sqlite_aliases.find(connection, app, name):
-        if found := _by_id(connection, app, alias.profile_id):
+        if found := by_id(connection, app, alias.profile_id):
             return found
         name = f"p:{alias.profile_id}"
     return None
@@ -311,7 +336,7 @@ def _follow(
 
 def number_of(connection: apsw.Connection, app: AppId, profile_id: ProfileId) -> int:
     """Return the number of a profile's row. Raises ProfileNotFound."""
-    found = _by_id(connection, app, profile_id)
+    found = by_id(connection, app, profile_id)
     if found is None:
         raise ProfileNotFound
     return found[0]
@@ -347,6 +372,19 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
     undoes: TakenBack | None = None,
 ) -> None:
     """Write what differs between `before` and `after`, in all tables, and note it."""
+    number = write(connection, app, number, before, after)
+    shared = index(connection, app, moves(0, number, before, after))
+    note(connection, app, [Entry(before, after, after.updated_at, shared.get(0, ()), undoes)], by)
+
+
+def write(
+    connection: apsw.Connection,
+    app: AppId,
+    number: int | None,
+    before: Profile | None,
+    after: Profile,
+) -> int:
+    """Write a profile's own row and its customer's, and return the row's number."""
     row = _to_row(app, after)
     if number is None:
         connection.execute(_INSERT_PROFILE, row)
@@ -361,10 +399,7 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
     if before is None or customer_before != after.customer_user_id:
         sqlite_aliases.end(connection, app, _names(after))
-    shared = _index(
-        connection, app, number, before.identifiers if before else NO_IDENTIFIERS, after.identifiers
-    )
-    note(connection, app, [Entry(before, after, after.updated_at, shared, undoes)], by)
+    return number
 
 
 def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
@@ -382,12 +417,13 @@ def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
 
     `old` profiles were deleted just before; it is noted what became of them.
     """
-    connection.execute(_ADDING_CACHE)
-    try:
+    with large_cache(connection):
         added = _add(connection, app, gate, profiles, old)
-    finally:
-        connection.execute(_USUAL_CACHE)
-    shared = _index_all(connection, app, added)
+    shared = index(
+        connection,
+        app,
+        [move for at, (number, one) in enumerate(added) for move in moves(at, number, None, one)],
+    )
     new = [one for _, one in added]
     replaced = {one.profile_id for one in new}
     note(
@@ -396,13 +432,23 @@ def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
         itertools.chain(
             (Entry(one, None, now) for key, one in old.items() if key not in replaced),
             (
-                Entry(old.get(one.profile_id), one, now, tuple(shared.get(number, ())))
-                for number, one in added
+                Entry(old.get(one.profile_id), one, now, shared.get(at, ()))
+                for at, one in enumerate(new)
             ),
         ),
         by,
     )
     return len(added)
+
+
+@contextlib.contextmanager
+def large_cache(connection: apsw.Connection) -> Iterator[None]:
+    """Give more memory to a transaction that writes many profiles."""
+    connection.execute(_LARGE_CACHE)
+    try:
+        yield
+    finally:
+        connection.execute(_USUAL_CACHE)
 
 
 def _add(
@@ -446,45 +492,48 @@ def _names(profile: Profile) -> tuple[str | None, str | None]:
     return alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
 
 
-def _index_all(
-    connection: apsw.Connection, app: AppId, added: list[tuple[int, Profile]]
-) -> dict[int, list[int]]:
-    """Bring new profiles into the reverse index; return by number which kinds others have too.
+Move = tuple[int, str, int, int, bool]
+"""What a profile loses or gets: kind, value, the change that it is of, the row's number, gets it."""
 
-    It is done in the index's own order, so that each of its pages is written once.
+
+def moves(at: int, number: int, before: Profile | None, after: Profile | None) -> list[Move]:
+    """Return what a profile loses and gets by the change that is the `at`th of several."""
+    old = before.identifiers if before else NO_IDENTIFIERS
+    new = after.identifiers if after else NO_IDENTIFIERS
+    found: list[Move] = []
+    if old == new:
+        return found
+    for kind, (lost, gained) in enumerate(zip(old, new, strict=True)):
+        if lost != gained:
+            if lost is not None:
+                found.append((kind, lost, at, number, False))
+            if gained is not None:
+                found.append((kind, gained, at, number, True))
+    return found
+
+
+def index(connection: apsw.Connection, app: AppId, moved: list[Move]) -> dict[int, tuple[int, ...]]:
+    """Bring the reverse index up to date; return by change the kinds of which others had the value.
+
+    It is done in the index's own order, so that each of its pages is written once. What concerns
+    one value is done in the order of the changes, so the outcome is as if each were done by itself.
     """
-    shared: dict[int, list[int]] = {}
-    for kind in range(len(KINDS)):
-        values = sorted(
-            (value, number) for number, one in added if (value := one.identifiers[kind]) is not None
-        )
-        for value, number in values:
-            if _enter(connection, (app, kind, value), number):
-                shared.setdefault(number, []).append(kind)
+    shared: dict[int, tuple[int, ...]] = {}
+    for kind, value, at, number, gets in sorted(moved):
+        key = (app, kind, value)
+        if not gets:
+            _leave(connection, key, number)
+        elif _enter(connection, key, number):
+            shared[at] = (*shared.get(at, ()), kind)
     return shared
 
 
-def _index(
-    connection: apsw.Connection, app: AppId, number: int, before: Identifiers, after: Identifiers
-) -> tuple[int, ...]:
-    """Bring the reverse index from one set of identifiers to another.
-
-    Return the kinds of new identifiers that another profile has, too.
-    """
-    shared: tuple[int, ...] = ()
-    if before == after:
-        return shared
-    for kind, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old != new:
-            if old is not None:
-                key = (app, kind, old)
-                connection.execute(_DELETE_IDENTIFIER, (*key, number))
-                connection.execute(_SHARED_NO_MORE, key)
-                if connection.changes() == 0:
-                    connection.execute(_SHARED_BY_ONE_LESS, key)
-            if new is not None and _enter(connection, (app, kind, new), number):
-                shared += (kind,)
-    return shared
+def _leave(connection: apsw.Connection, key: tuple[AppId, int, str], number: int) -> None:
+    """Take an identifier out of the reverse index."""
+    connection.execute(_DELETE_IDENTIFIER, (*key, number))
+    connection.execute(_SHARED_NO_MORE, key)
+    if connection.changes() == 0:
+        connection.execute(_SHARED_BY_ONE_LESS, key)
 
 
 def _enter(connection: apsw.Connection, key: tuple[AppId, int, str], number: int) -> bool:

@@ -96,25 +96,9 @@ def admit(  # noqa: PLR0913 - both states, and who may begin anew
     With `anew_at` it is someone else's from that time on, who begins no earlier than the erasure.
     Raises ProfileNotFound, and Unauthorized for a new profile where the app was deleted.
     """
-    names = new_names(before, after)
-    if before is not None and not names:
+    if before is not None and not new_names(before, after):
         return after
-    uuid = require_app(connection, app)
-    sealed = keys(connection, app)
-    if not sealed:
-        return after
-    found = find(connection, app, subjects.of(uuid, sealed, names))
-    found = [stone for stone in found if stone.revived_at is None]
-    if not found:
-        return after
-    if anew_at is None:
-        raise ProfileNotFound
-    for stone in found:
-        connection.execute(_REVIVE, (anew_at, app, stone.subject))
-    if before is not None or after.created_at < anew_at:
-        return after  # it has begun before
-    erased_at = max(stone.erased_at for stone in found)
-    return msgspec.structs.replace(after, created_at=max(after.created_at, erased_at))
+    return Gate(connection, app, subjects).admit(before, after, anew_at=anew_at)
 
 
 class Gate:
@@ -127,6 +111,24 @@ class Gate:
         self._subjects = subjects
         self._uuid = require_app(connection, app)
         self._keys: Sequence[bytes] = keys(connection, app)
+
+    def admit(self, before: Profile | None, after: Profile, *, anew_at: int | None) -> Profile:
+        """Do as the function `admit`."""
+        names = new_names(before, after)
+        if not names or not self._keys:
+            return after
+        found = find(self._connection, self._app, self._subjects.of(self._uuid, self._keys, names))
+        found = [stone for stone in found if stone.revived_at is None]
+        if not found:
+            return after
+        if anew_at is None:
+            raise ProfileNotFound
+        for stone in found:
+            self._connection.execute(_REVIVE, (anew_at, self._app, stone.subject))
+        if before is not None or after.created_at < anew_at:
+            return after  # it has begun before
+        erased_at = max(stone.erased_at for stone in found)
+        return msgspec.structs.replace(after, created_at=max(after.created_at, erased_at))
 
     def keeps_out(self, profile: Profile) -> bool:
         """Tell whether a name of a profile was erased, and nobody has begun anew under it."""

@@ -1,0 +1,62 @@
+"""Which format a file has, and its rows."""
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from knownas.transfer import adapty, csv_files, json_lines, revenuecat
+from knownas.transfer.parquet_files import ParquetFile
+from knownas.transfer.rows import IgnoredNames, Record
+from knownas.transfer.unpacking import Lines
+
+IMPORTS: Final = ("csv", "jsonl", "parquet", "adapty-events", "revenuecat")
+"""What can be read."""
+
+_PARQUET: Final = b"PAR1"
+
+
+class Source(NamedTuple):
+    """A file that is open for import."""
+
+    path: str
+    format: str
+    records: Iterator[Record]
+    ignored: IgnoredNames
+    """Filled while the rows are read."""
+    done: Callable[[], int]
+    """How far it was read, in the unit of `size`."""
+    size: int
+    close: Callable[[], None]
+
+
+def open_source(path: str, file_format: str | None) -> Source:
+    """Open a file of a format, or of that which its content has. Raises TransferError."""
+    lines = Lines(path)
+    if file_format == "parquet" or (file_format is None and lines.start == _PARQUET):
+        lines.close()
+        ignored = IgnoredNames()
+        file = ParquetFile(path)
+        records = file.records(ignored)
+        return Source(path, "parquet", records, ignored, file.done, file.size, file.close)
+    return _of_lines(lines, file_format)
+
+
+def _of_lines(lines: Lines, file_format: str | None) -> Source:
+    ignored = IgnoredNames()
+    if file_format == "jsonl" or (file_format is None and lines.start.lstrip()[:1] == b"{"):
+        file_format, records = "jsonl", json_lines.records(lines, ignored)
+    else:
+        table = csv_files.Table(lines)
+        file_format = file_format or _kind_of_table(table)
+        if file_format == "adapty-events":
+            records = adapty.records(table, ignored)
+        elif file_format == "revenuecat":
+            records = revenuecat.records(table)
+        else:
+            records = csv_files.records(table, ignored)
+    return Source(lines.path, file_format, records, ignored, lines.done, lines.size, lines.close)
+
+
+def _kind_of_table(table: csv_files.Table) -> str:
+    if adapty.EXPORT_COLUMN in table.columns:
+        return "adapty-events"
+    return "revenuecat" if revenuecat.ORIGINAL in table.columns else "csv"
