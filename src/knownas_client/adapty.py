@@ -31,9 +31,7 @@ _read_profile = reading_data(AdaptyProfile)
 
 def get_identifiers(**who: Unpack[Who]) -> Call[dict[str, str | None]]:
     """Read the identifiers of a profile."""
-    return Call(
-        method="GET", path=IDENTIFIERS, headers=who_headers(who), read=_read_identifiers
-    )
+    return Call(method="GET", path=IDENTIFIERS, headers=who_headers(who), read=_read_identifiers)
 
 
 def get_identifiers_if_changed(
@@ -137,9 +135,7 @@ def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _headers(terms: ConditionalWriteOf) -> dict[str, str | bytes]:
-    who = Who(
-        customer_user_id=terms.get("customer_user_id"), profile_id=terms.get("profile_id")
-    )
+    who = Who(customer_user_id=terms.get("customer_user_id"), profile_id=terms.get("profile_id"))
     return who_headers(who) | condition_headers(terms)
 
 

@@ -44,7 +44,7 @@ class AsyncClient(BaseClient):
     ConnectionFailed where no answer came; UnexpectedAnswer where it is not that of such a server.
     """
 
-    async def __init__(  # noqa: PLR0913 - each has a default
+    def __init__(  # noqa: PLR0913 - each has a default
         self,
         url: str,
         key: str,
@@ -61,8 +61,8 @@ class AsyncClient(BaseClient):
         (proxies, certificates, limits) is used as it is, and not closed. Raises ValueError.
         """
         super().__init__(url, key, timeout=timeout, retries=retries, idempotency=idempotency)
-        self._owned = None if http is not None else httpx2.AsyncClient()
-        self._http = http or self._owned or httpx2.AsyncClient()
+        self._owns = http is None
+        self._http = httpx2.AsyncClient() if http is None else http
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -74,8 +74,8 @@ class AsyncClient(BaseClient):
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._owned is not None:
-            await self._owned.aclose()
+        if self._owns:
+            await self._http.aclose()
 
     async def send(self, call: Call[T]) -> T:
         """Do a call, as often as it takes, and return what it answers."""
@@ -218,7 +218,9 @@ class AsyncClient(BaseClient):
 
     # --- knownas's own API: batches -----------------------------------------------------------
 
-    async def read_many(self, items: Iterable[ReadItem]) -> AsyncIterator[Profile | Found | ApiError]:
+    async def read_many(
+        self, items: Iterable[ReadItem]
+    ) -> AsyncIterator[Profile | Found | ApiError]:
         """Iterate over what is read for each item, in order: 1,000 of them in one request.
 
         For a profile's id or customer it is the Profile, for an identifier what was Found. An item
@@ -243,7 +245,9 @@ class AsyncClient(BaseClient):
 
     # --- knownas's own API: changing ----------------------------------------------------------
 
-    async def clear(self, kinds: Sequence[str] | Literal["all"], **terms: Unpack[WriteOf]) -> Profile:
+    async def clear(
+        self, kinds: Sequence[str] | Literal["all"], **terms: Unpack[WriteOf]
+    ) -> Profile:
         """Clear identifiers of a profile, of these kinds or all, and return what it is then."""
         return await self.send(native.clear(kinds, **terms))
 
@@ -259,7 +263,9 @@ class AsyncClient(BaseClient):
 
         What takes a customer from a profile, or a profile from a customer, needs `rebind`.
         """
-        return await self.send(native.bind_customer(customer_user_id, profile_id, rebind=rebind, **once))
+        return await self.send(
+            native.bind_customer(customer_user_id, profile_id, rebind=rebind, **once)
+        )
 
     async def merge(  # noqa: PLR0913 - two profiles, and how they become one
         self,
@@ -277,9 +283,7 @@ class AsyncClient(BaseClient):
         `custom_attributes`, or else `default`.
         """
         return await self.send(
-            native.merge(
-                survivor, source, rules=rules, default=default, dry_run=dry_run, **once
-            )
+            native.merge(survivor, source, rules=rules, default=default, dry_run=dry_run, **once)
         )
 
     async def undo_merge(self, source: str, **once: Unpack[Once]) -> Undone:

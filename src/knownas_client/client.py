@@ -61,8 +61,8 @@ class Client(BaseClient):
         (proxies, certificates, limits) is used as it is, and not closed. Raises ValueError.
         """
         super().__init__(url, key, timeout=timeout, retries=retries, idempotency=idempotency)
-        self._owned = None if http is not None else httpx2.Client()
-        self._http = http or self._owned or httpx2.Client()
+        self._owns = http is None
+        self._http = httpx2.Client() if http is None else http
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -74,8 +74,8 @@ class Client(BaseClient):
 
     def close(self) -> None:
         """Close the connections."""
-        if self._owned is not None:
-            self._owned.close()
+        if self._owns:
+            self._http.close()
 
     def send(self, call: Call[T]) -> T:
         """Do a call, as often as it takes, and return what it answers."""
@@ -275,9 +275,7 @@ class Client(BaseClient):
         `custom_attributes`, or else `default`.
         """
         return self.send(
-            native.merge(
-                survivor, source, rules=rules, default=default, dry_run=dry_run, **once
-            )
+            native.merge(survivor, source, rules=rules, default=default, dry_run=dry_run, **once)
         )
 
     def undo_merge(self, source: str, **once: Unpack[Once]) -> Undone:

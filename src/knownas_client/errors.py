@@ -1,36 +1,36 @@
 """What a call can fail with, a class for each `error_code` of the server.
 
-    KnownasError
-    ├── ConnectionFailed        (no answer came, or none that could be read)
-    ├── UnexpectedAnswer        (an answer of success that is not what the call has)
-    └── ApiError                (any answer of failure; with a code that is not known, just this)
-        ├── BadRequest
-        │   ├── ValidationError     validation_error
-        │   ├── ParseError          parse_error
-        │   └── ProfileConflict     profile_conflict
-        ├── Unauthorized            unauthorized, not_authenticated
-        ├── NotFound                not_found
-        │   ├── ProfileNotFound     profile_not_found, profile_does_not_exist
-        │   ├── ErasureNotFound     erasure_not_found
-        │   └── WebhookNotFound     webhook_not_found
-        ├── MethodNotAllowed        method_not_allowed
-        ├── RequestTimeout          request_timeout
-        ├── Conflict
-        │   ├── IdentifierTaken     identifier_taken
-        │   ├── IdentifierShared    identifier_shared
-        │   ├── BatchFailed         batch_failed
-        │   └── IdempotencyConflict idempotency_conflict
-        ├── Gone
-        │   ├── CursorExpired       cursor_expired
-        │   └── HistoryExpired      history_expired
-        ├── PreconditionFailed      precondition_failed
-        ├── PayloadTooLarge         payload_too_large
-        ├── UnsupportedMediaType    unsupported_media_type
-        ├── HeadersTooLarge         headers_too_large
-        ├── RateLimited             rate_limited
-        ├── InternalError           internal_error
-        ├── FeatureNotConfigured    feature_not_configured
-        └── ServiceUnavailable      service_unavailable
+KnownasError
+├── ConnectionFailed        (no answer came, or none that could be read)
+├── UnexpectedAnswer        (an answer of success that is not what the call has)
+└── ApiError                (any answer of failure; with a code that is not known, just this)
+    ├── BadRequest
+    │   ├── ValidationError     validation_error
+    │   ├── ParseError          parse_error
+    │   └── ProfileConflict     profile_conflict
+    ├── Unauthorized            unauthorized, not_authenticated
+    ├── NotFound                not_found
+    │   ├── ProfileNotFound     profile_not_found, profile_does_not_exist
+    │   ├── ErasureNotFound     erasure_not_found
+    │   └── WebhookNotFound     webhook_not_found
+    ├── MethodNotAllowed        method_not_allowed
+    ├── RequestTimeout          request_timeout
+    ├── Conflict
+    │   ├── IdentifierTaken     identifier_taken
+    │   ├── IdentifierShared    identifier_shared
+    │   ├── BatchFailed         batch_failed
+    │   └── IdempotencyConflict idempotency_conflict
+    ├── Gone
+    │   ├── CursorExpired       cursor_expired
+    │   └── HistoryExpired      history_expired
+    ├── PreconditionFailed      precondition_failed
+    ├── PayloadTooLarge         payload_too_large
+    ├── UnsupportedMediaType    unsupported_media_type
+    ├── HeadersTooLarge         headers_too_large
+    ├── RateLimited             rate_limited
+    ├── InternalError           internal_error
+    ├── FeatureNotConfigured    feature_not_configured
+    └── ServiceUnavailable      service_unavailable
 """
 
 from collections.abc import Iterable

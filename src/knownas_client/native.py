@@ -279,9 +279,7 @@ def _written_each(answer: Answer) -> list[Written | ApiError]:
 
 
 def _failed(result: _ReadResult | _WriteResult) -> ApiError:
-    return from_body(
-        result.status_code, {"error_code": result.error_code, "errors": result.errors}
-    )
+    return from_body(result.status_code, {"error_code": result.error_code, "errors": result.errors})
 
 
 # --- Changing ---------------------------------------------------------------------------------
@@ -411,9 +409,7 @@ def _who_object(who: Who) -> dict[str, str]:
 
 
 def _change(path: str, body: object, terms: WriteOf) -> Call[Profile]:
-    who = Who(
-        customer_user_id=terms.get("customer_user_id"), profile_id=terms.get("profile_id")
-    )
+    who = Who(customer_user_id=terms.get("customer_user_id"), profile_id=terms.get("profile_id"))
     return Call(
         method="POST",
         path=f"{_BASE}/{path}",

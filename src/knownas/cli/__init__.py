@@ -6,6 +6,7 @@ from knownas.cli import (
     apps,
     copying,
     database,
+    emulator,
     erasures,
     identity,
     insight,
@@ -30,6 +31,7 @@ def main() -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
         serve.serve,
+        emulator.emulator,
         apps.app_group,
         keys.key_group,
         master_key.master_key_group,
