@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from knownas_client.async_client import AsyncClient as AsyncClient
+    from knownas_client.calls import Who as Who
     from knownas_client.client import Client as Client
     from knownas_client.errors import ApiError as ApiError
     from knownas_client.errors import ConnectionFailed as ConnectionFailed
@@ -27,6 +28,7 @@ _WHERE = {
     "UnexpectedAnswer": "errors",
     "NO_RETRIES": "retries",
     "Retries": "retries",
+    "Who": "calls",
 }
 
 __all__ = list(_WHERE)

@@ -267,7 +267,7 @@ class AsyncClient(BaseClient):
             native.bind_customer(customer_user_id, profile_id, rebind=rebind, **once)
         )
 
-    async def merge(  # noqa: PLR0913 - two profiles, and how they become one
+    async def merge(
         self,
         survivor: Who,
         source: Who,

@@ -155,10 +155,10 @@ def who_headers(who: Who) -> dict[str, str | bytes]:
     """
     headers: dict[str, str | bytes] = {}
     customer, profile_id = who.get("customer_user_id"), who.get("profile_id")
-    if customer is not None:
-        if _has_control(customer):
+    if customer is not None and (trimmed := customer.strip(" \t")):
+        if _has_control(trimmed):
             raise ValueError("A customer_user_id has no control characters.")
-        headers["adapty-customer-user-id"] = customer.encode()
+        headers["adapty-customer-user-id"] = trimmed.encode()
     if profile_id is not None:
         headers["adapty-profile-id"] = str(uuid.UUID(str(profile_id)))
     if not headers:

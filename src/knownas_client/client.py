@@ -259,7 +259,7 @@ class Client(BaseClient):
         """
         return self.send(native.bind_customer(customer_user_id, profile_id, rebind=rebind, **once))
 
-    def merge(  # noqa: PLR0913 - two profiles, and how they become one
+    def merge(
         self,
         survivor: Who,
         source: Who,

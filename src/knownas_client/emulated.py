@@ -17,7 +17,6 @@ from knownas_client.errors import ApiError
 from knownas_client.models import Found, Profile, WriteItem
 from knownas_client.retries import Retries
 
-
 _STOP_SECONDS: Final = 5.0
 _FAULTS: Final = "/emulator/faults/"
 

@@ -58,7 +58,7 @@ class ConnectionFailed(KnownasError):
 
 
 class UnexpectedAnswer(KnownasError):
-    """The answer says success, but is not what the call has: is this the right server?"""
+    """The answer says success, but is not what the call has: ask whether it is the right server."""
 
 
 class ApiError(KnownasError):
@@ -124,7 +124,7 @@ class Unauthorized(ApiError):
 
 
 class NotFound(ApiError):
-    """Nothing is served at this path: is the URL that of a knownas server?"""
+    """Nothing is served at this path: the URL may be that of another server."""
 
     codes = ("not_found",)
 

@@ -300,7 +300,7 @@ def bind_customer(
     return _change("profile/customer/", body, terms)
 
 
-def merge(  # noqa: PLR0913 - two profiles, and how they become one
+def merge(
     survivor: Who,
     source: Who,
     *,

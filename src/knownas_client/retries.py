@@ -29,7 +29,7 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 30.0
     """How long after the first failure a request may still be sent."""
     first_wait: float = 0.25
-    """Seconds before the second attempt; doubled each time, and shortened at random by up to half."""
+    """Seconds before the second attempt, doubled each time; at random up to half is left out."""
     longest_wait: float = 8.0
     """Seconds to which the doubling goes."""
 

@@ -45,11 +45,12 @@ def emulator(
     port = listening.getsockname()[1]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     key = key or keys.mint("secret")
+    profiles = [] if seed_file is None else _profiles(seed_file)
 
     def run() -> None:
         with tempfile.TemporaryDirectory(prefix="knownas-emulator-") as folder:
             loaded = _settings(folder)
-            registry = asyncio.run(_opened(loaded, key, seed_file))
+            registry = asyncio.run(_opened(loaded, key, profiles))
             # Whoever connects from now on waits until it serves.
             listening.listen()
             told = msgspec.json.encode({"url": url, "key": key}).decode()
@@ -73,6 +74,7 @@ def _settings(folder: str) -> Settings:
         load_settings(bootstrap.TEMPORARY),
         read_database="",
         master_key_file=master_key_file,
+        erasure_ledger=str(Path(folder, "erasures")),
         # Receivers of webhooks under test are on this machine.
         webhook_networks="127.0.0.0/8,::1/128",
         # The fast lane knows nothing of faults, and is not there with an access log.
@@ -80,14 +82,16 @@ def _settings(folder: str) -> Settings:
     )
 
 
-async def _opened(loaded: Settings, key: str, seed_file: Path | None) -> Registry:
-    """Open a registry in memory, with the app `default`, its key and what the file has."""
-    profiles = []
-    if seed_file is not None:
-        try:
-            profiles = msgspec.json.decode(seed_file.read_bytes())
-        except (OSError, msgspec.DecodeError, ValueError) as error:
-            raise Failure(f"{seed_file}: {error}") from None
+def _profiles(seed_file: Path) -> object:
+    """Return what a seed file has, as it has it."""
+    try:
+        return msgspec.json.decode(seed_file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Failure(f"{seed_file}: {error}") from None
+
+
+async def _opened(loaded: Settings, key: str, profiles: object) -> Registry:
+    """Open a registry in memory, with the app `default`, its key, and profiles to begin with."""
     registry = bootstrap.open_registry(loaded)
     try:
         app = await registry.create_app("default")

@@ -24,7 +24,7 @@ from knownas.registry import Registry
 
 FAULT_HEADER: Final = "knownas-emulate"
 EDGE_TEXT: Final = b"error code: 1010"
-"""What the content network in front of Adapty answers, with 403, to a client that it takes for a bot."""
+"""What the network in front of Adapty answers, with 403, to whom it takes for a bot."""
 
 _MAX_TIMES: Final = 1_000
 _MAX_SECONDS: Final = 60
@@ -59,7 +59,7 @@ class Fault(NamedTuple):
 
 
 def parse(text: str, *, source: str) -> Fault:
-    """Return the fault that a text such as `429;retry-after=2` describes. Raises ValidationError."""
+    """Return the fault that a text such as `429;retry-after=2` says. Raises ValidationError."""
     fault = Fault()
     for position, part in enumerate(text.split(";")):
         name, _, value = part.strip().partition("=")
