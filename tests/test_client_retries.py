@@ -147,6 +147,18 @@ def test_what_may_have_been_done_is_not_done_twice(connect: Connect) -> None:
         assert len(server.requests) == 2
 
 
+def test_proxy_without_an_answer_is_no_answer(connect: Connect) -> None:
+    """A 502 or 504 is tried again, unless something might be done twice."""
+    lost = answer(502, b"<html>Bad Gateway</html>"), answer(504)
+    with misbehaving(*lost, IDENTIFIERS) as server:
+        assert connect(server.url, KEY, retries=QUICK).get_identifiers(**WHO)
+    with misbehaving(*lost, GONE) as server:
+        client = connect(server.url, KEY, retries=QUICK, idempotency=False)
+        with pytest.raises(ApiError, match="502 without an error code: <html>Bad Gateway</html>"):
+            client.delete_profile(**WHO)
+        assert len(server.requests) == 1
+
+
 def test_erasing_is_never_sent_twice_in_doubt(connect: Connect) -> None:
     """An erasure whose answer was lost is left to who asked for it, since no key guards it."""
     with misbehaving(None) as server:

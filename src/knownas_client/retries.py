@@ -12,6 +12,8 @@ from knownas_client.errors import ConnectionFailed
 
 _PASSING: Final = frozenset({429, 503})
 """Statuses of what was not done, and may be done soon."""
+_NO_ANSWER: Final = frozenset({502, 504})
+"""Statuses by which a proxy says that it has no answer from the server."""
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _HOPELESS: Final = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
 """What fails each time: the request is no HTTP."""
@@ -20,8 +22,9 @@ _HOPELESS: Final = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
 class Retries(msgspec.Struct, frozen=True, kw_only=True):
     """How often, and for how long, a client tries again what may succeed later.
 
-    That is what was answered 429 or 503, and what had no answer. `Retry-After` is honoured: where
-    it says longer than is left, the error is raised at once.
+    That is what was answered 429 or 503, and what had no answer, or 502 or 504 from a proxy in its
+    stead. `Retry-After` is honoured: where it says longer than is left, the error is raised at
+    once.
     """
 
     attempts: int = 5
@@ -67,7 +70,7 @@ class Attempts:
 
     def _may_pass(self, outcome: Answer | httpx2.RequestError) -> bool:
         if isinstance(outcome, Answer):
-            return outcome.status in _PASSING
+            return outcome.status in _PASSING or (self._repeatable and outcome.status in _NO_ANSWER)
         if isinstance(outcome, _HOPELESS):
             return False
         return self._repeatable or isinstance(outcome, _NOT_SENT)
