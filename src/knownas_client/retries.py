@@ -10,13 +10,17 @@ import msgspec
 from knownas_client.calls import Answer
 from knownas_client.errors import ConnectionFailed
 
-_PASSING: Final = frozenset({429, 503})
-"""Statuses of what was not done, and may be done soon."""
-_NO_ANSWER: Final = frozenset({502, 504})
-"""Statuses by which a proxy says that it has no answer from the server."""
+_NOT_DONE: Final = 429
+"""The status of what was surely not done, and may be done soon."""
+_MAY_BE_DONE: Final = frozenset({502, 503, 504})
+"""Statuses by which a server, or a proxy before it, says that it cannot say now."""
 _NOT_SENT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _HOPELESS: Final = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
 """What fails each time: the request is no HTTP."""
+
+
+_DOUBLINGS: Final = 30
+"""More of them would be no other wait, and soon no number."""
 
 
 class Retries(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,13 +74,15 @@ class Attempts:
 
     def _may_pass(self, outcome: Answer | httpx2.RequestError) -> bool:
         if isinstance(outcome, Answer):
-            return outcome.status in _PASSING or (self._repeatable and outcome.status in _NO_ANSWER)
+            return outcome.status == _NOT_DONE or (
+                self._repeatable and outcome.status in _MAY_BE_DONE
+            )
         if isinstance(outcome, _HOPELESS):
             return False
         return self._repeatable or isinstance(outcome, _NOT_SENT)
 
     def _next_wait(self, outcome: Answer | httpx2.RequestError) -> float:
-        doubled = self._retries.first_wait * 2.0 ** (self._made - 1)
+        doubled = self._retries.first_wait * 2.0 ** min(self._made - 1, _DOUBLINGS)
         jitter = random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients out, hides nothing
         wait = min(self._retries.longest_wait, doubled) * jitter
         asked = outcome.retry_after if isinstance(outcome, Answer) else None
