@@ -31,6 +31,7 @@ class Misbehaving:
         self.requests: list[bytes] = []
         """Head and body of each request, in the order in which they came."""
         self._deeds = deeds
+        self._writers: list[asyncio.StreamWriter] = []
 
     def header(self, name: str) -> list[str]:
         """Return the value that each request had of a header, "" where it had none."""
@@ -38,6 +39,7 @@ class Misbehaving:
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer what comes by one connection."""
+        self._writers.append(writer)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -52,6 +54,11 @@ class Misbehaving:
                 writer.write(deed)
                 await writer.drain()
         writer.close()
+
+    def end(self) -> None:
+        """Cut all connections off."""
+        for writer in self._writers:
+            writer.transport.abort()
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> bytes:
@@ -73,7 +80,7 @@ def misbehaving(*deeds: Deed) -> Iterator[Misbehaving]:
 
         async def stop() -> None:
             listening.close()
-            listening.close_clients()
+            server.end()
 
         portal.call(stop)
 

@@ -14,7 +14,7 @@ from knownas_client.async_client import AsyncClient
 from knownas_client.calls import JSON, Call, json_body, nothing, reading_data
 from knownas_client.client import Client
 from knownas_client.errors import ApiError
-from knownas_client.models import Found, Profile, WriteItem
+from knownas_client.models import Found, Profile
 from knownas_client.retries import Retries
 
 _STOP_SECONDS: Final = 5.0
@@ -90,7 +90,7 @@ class KnownasServer:
                 {"custom_attributes": profile.get("custom_attributes", {})}, **who
             )
         items = [
-            WriteItem(**_who(profile), identifiers=profile["identifiers"])
+            _who(profile) | {"identifiers": profile["identifiers"]}
             for profile in profiles
             if profile.get("identifiers")
         ]

@@ -126,7 +126,7 @@ class Unauthorized(ApiError):
 class NotFound(ApiError):
     """Nothing is served at this path: the URL may be that of another server."""
 
-    codes = ("not_found",)
+    codes: ClassVar[tuple[str, ...]] = ("not_found",)
 
 
 class ProfileNotFound(NotFound):

@@ -119,10 +119,10 @@ class Emulation:
             response = Response(EDGE_TEXT, status_code=fault.status, media_type="text/plain")
             await response(scope, receive, send)
             return
-        error = kept_error(_CODES[fault.status], ())
-        seconds = error.retry_after if fault.retry_after is None else fault.retry_after
+        failed = kept_error(_CODES[fault.status], ())
+        seconds = failed.retry_after if fault.retry_after is None else fault.retry_after
         headers = {} if seconds is None else {"Retry-After": str(seconds)}
-        await self._answer(error, headers, scope, receive, send)
+        await self._answer(failed, headers, scope, receive, send)
 
     async def _fault(self, headers: Mapping[bytes, bytes]) -> Fault | None:
         """Return what is to become of a request; None where it is answered as always."""
