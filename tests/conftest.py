@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -11,17 +12,20 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 import httpx2
 import msgspec
 import pytest
+from anyio.from_thread import start_blocking_portal
 
 import postgres
+from blocking import Blocking
 from knownas import bootstrap
 from knownas.registry import Registry
+from knownas_client import AsyncClient, Client
 
 START_SECONDS = 30
 ANSWER_SECONDS: Final = 10
@@ -326,3 +330,20 @@ def other(server: Server) -> Server:
     """Give the same server with the keys of another app."""
     key, public_key = asyncio.run(new_keys(server.database, "other"))
     return server._replace(key=key, public_key=public_key)
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Give what makes a client of a URL and a key, of either sort, and closes it at the end."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "sync":
+            yield lambda *where, **options: stack.enter_context(Client(*where, **options))
+            return
+        portal = stack.enter_context(start_blocking_portal())
+
+        def make(*where: str, **options: Any) -> Any:  # noqa: ANN401 - as Client, for any test
+            client = portal.call(functools.partial(AsyncClient, *where, **options))
+            stack.callback(portal.call, client.aclose)
+            return Blocking(portal, client)
+
+        yield make

@@ -15,6 +15,7 @@ import yaml
 
 from conftest import Server, free_port, start, stop
 from knownas import settings
+from knownas_client import Client
 
 ROOT: Final = Path(__file__).parent.parent
 DEPLOY: Final = ROOT / "deploy"
@@ -161,6 +162,25 @@ def test_compose_has_no_password() -> None:
     text = (DEPLOY / "compose.yaml").read_text()
     assert text.count("${KNOWNAS_DB_PASSWORD:?") == 2
     assert re.findall(r"PASSWORD: (?!\$)", text) == []
+
+
+def test_emulator_is_the_same_image_and_runs() -> None:
+    """The emulator's file builds what the other one does, and its command serves with its key."""
+    emulator = yaml.safe_load((DEPLOY / "emulator.yaml").read_text())["services"]["emulator"]
+    assert emulator["build"] == COMPOSE["services"]["knownas"]["build"]
+    assert (emulator["read_only"], emulator["cap_drop"]) == (True, ["ALL"])
+    key = re.sub(r"\$\{KNOWNAS_KEY:-(.+)\}", r"\1", emulator["environment"]["KNOWNAS_KEY"])
+    command = [sys.executable, "-m", "knownas", *emulator["command"], "--port", "0", "--json"]
+    environment = {**os.environ, "KNOWNAS_KEY": key, "KNOWNAS_ACCESS_LOG": "off"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        told = msgspec.json.decode(process.stdout.readline())
+        with Client(told["url"].replace("0.0.0.0", "127.0.0.1"), key) as client:  # noqa: S104 - as it is
+            assert set(client.policies().values()) == {"allow"}
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 def test_every_setting_of_deploy_exists() -> None:

@@ -264,6 +264,16 @@ def make_app(
     return create_app(registry, settings, shared, dispatcher=open_dispatcher(registry))
 
 
+def make_emulator(settings: Settings, registry: Registry) -> Application:
+    """Make what the emulator serves: the same, with faults on demand around it."""
+    # Not imported by a server.
+    from knownas.http.emulator import Emulation  # noqa: PLC0415 - as just said
+
+    app = make_app(settings, registry)
+    app.middleware_stack = Emulation(app)
+    return app
+
+
 @contextmanager
 def shared_memory(workers: int) -> Iterator[SharedMemory]:
     """Give what the metrics of several processes share, and remove it at the end."""

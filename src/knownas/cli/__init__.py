@@ -1,11 +1,14 @@
 """The `knownas` command: thin over the registry, one module to a group of commands."""
 
+from typing import Final
+
 import click
 
 from knownas.cli import (
     apps,
     copying,
     database,
+    emulator,
     erasures,
     identity,
     inbound,
@@ -18,6 +21,10 @@ from knownas.cli import (
     transfer,
     webhooks,
 )
+from knownas.cli.running import Address, Failure
+
+REMOTE: Final = frozenset({"changes", "conflicts", "coverage", "get", "profile", "set"})
+"""The commands that can ask a server instead of a database."""
 
 for _command in (insight.history, identity.bind, identity.merge, identity.undo_merge):
     profiles.profile_group.add_command(_command)
@@ -32,6 +39,7 @@ def main() -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
         serve.serve,
+        emulator.emulator,
         apps.app_group,
         keys.key_group,
         master_key.master_key_group,
@@ -58,5 +66,15 @@ def main() -> None:
     ],
 )
 @click.version_option(package_name="knownas")
-def cli() -> None:
+@click.option("--url", help=f"Ask a server, not a database: for {', '.join(sorted(REMOTE))}.")
+@click.option("--key", envvar="KNOWNAS_KEY", help="The server's secret key; default: KNOWNAS_KEY.")
+@click.pass_context
+def cli(context: click.Context, url: str | None, key: str | None) -> None:
     """By which identifiers every other system knows your user."""
+    if url is None:
+        return
+    if context.invoked_subcommand not in REMOTE:
+        raise Failure(f"{context.invoked_subcommand} needs the database itself; leave out --url.")
+    if not key:
+        raise Failure("Say with which key: --key KEY or KNOWNAS_KEY.")
+    context.obj = Address(url, key)
