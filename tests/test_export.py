@@ -69,9 +69,7 @@ def profiles() -> st.SearchStrategy[list[Profile]]:
         st.integers(0, NOW),
         st.none() | texts(),
     )
-    return st.lists(
-        one, max_size=8, unique_by=lambda it: it.customer_user_id or str(it.profile_id)
-    )
+    return st.lists(one, max_size=8, unique_by=lambda it: it.customer_user_id or str(it.profile_id))
 
 
 def storages() -> Iterator[SqliteStorage]:
@@ -157,7 +155,13 @@ def test_export_for_adapty(known: Known, tmp_path: Path) -> None:
     """Adapty's columns without quotes; what would need them is left out and named."""
     for customer, value in (("c-1", "plain"), ("c-2", "with,comma"), ("c,3", "x"), ('c"4', "x")):
         known("profile", "create", "--customer", customer)
-        known("set", "--customer", customer, f"branch_id={value}", "tenjin_analytics_installation_id=t")
+        known(
+            "set",
+            "--customer",
+            customer,
+            f"branch_id={value}",
+            "tenjin_analytics_installation_id=t",
+        )
     known("profile", "create", "--profile", ID.format(9))
     file = tmp_path / "adapty.csv"
     report = json.loads(known("export", "--output", str(file), "--format", "adapty", "--json"))

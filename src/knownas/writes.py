@@ -102,9 +102,7 @@ def set_identifiers(
     return edit.put(before, after, exclusive=exclusive_kinds(policies))
 
 
-def make_way(
-    edit: Edit, bound: Profile, values: Mapping[str, str], policies: Policies
-) -> None:
+def make_way(edit: Edit, bound: Profile, values: Mapping[str, str], policies: Policies) -> None:
     """Take identifiers from other profiles that are to be set on one, as the policies have it.
 
     Raises IdentifierTaken with an entry per kind; then nothing was written.

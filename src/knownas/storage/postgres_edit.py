@@ -121,10 +121,7 @@ class PostgresEdit:
         profiles: set[ProfileKey] = set()
         if ref.customer_user_id is not None:
             customer = (self._app, ref.customer_user_id)
-            if (
-                customer not in self._state.customers
-                and customer not in self._held.asked_customers
-            ):
+            if customer not in self._state.customers and customer not in self._held.asked_customers:
                 customers.add(customer)
         if ref.profile_id is not None:
             key = (self._app, ref.profile_id)

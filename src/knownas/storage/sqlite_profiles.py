@@ -14,7 +14,6 @@ from knownas.errors import KnownasError, ProfileNotFound
 from knownas.history import Source
 from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.model import (
-    KINDS,
     NO_IDENTIFIERS,
     AppId,
     Identifiers,

@@ -117,9 +117,7 @@ class Gate:
         names = new_names(before, after)
         if not names or not self._keys:
             return after
-        found = find(
-            self._connection, self._app, self._subjects.of(self._uuid, self._keys, names)
-        )
+        found = find(self._connection, self._app, self._subjects.of(self._uuid, self._keys, names))
         found = [stone for stone in found if stone.revived_at is None]
         if not found:
             return after

@@ -11,9 +11,7 @@ from knownas.transfer.unpacking import MAX_LINE, TOO_LONG, Lines
 
 _DELIMITERS: Final = ",;\t"
 
-_TOO_LONG: Final = (
-    f"Is longer than {MAX_LINE:,} characters; is a quotation mark not closed?"
-)
+_TOO_LONG: Final = f"Is longer than {MAX_LINE:,} characters; is a quotation mark not closed?"
 
 
 class Table:
@@ -29,7 +27,9 @@ class Table:
             header = next(texts)
             # The comma, but for exports that are known for others.
             delimiter = max(_DELIMITERS, key=header.count)
-            self.columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter))]
+            self.columns = [
+                name.strip() for name in next(csv.reader([header], delimiter=delimiter))
+            ]
         except (StopIteration, csv.Error):
             raise TransferError(f"{self.path}: has no header in its first line.") from None
         if self._problems:

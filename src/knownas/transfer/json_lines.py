@@ -38,9 +38,7 @@ def records(lines: Lines, ignored: IgnoredNames) -> Iterator[Record]:
         yield _record(lines, given, maker, ignored)
 
 
-def _record(
-    lines: Lines, given: dict[str, Any], maker: RowMaker, ignored: IgnoredNames
-) -> Record:
+def _record(lines: Lines, given: dict[str, Any], maker: RowMaker, ignored: IgnoredNames) -> Record:
     if given.keys() == {"profile"} and isinstance(given["profile"], dict):
         given = given["profile"]  # an item of an answer to a batch
     values: Mapping[str, Any] = given
