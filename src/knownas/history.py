@@ -175,7 +175,7 @@ def difference(
     attributes = (before.attributes if before else (), after.attributes if after else ())
     created = (before.created_at if before else None, after.created_at if after else None)
     return Difference(
-        identifiers=_differing(old, new),
+        identifiers=differing(old, new),
         customer=None if customers[0] == customers[1] else customers,
         attributes=None if attributes[0] == attributes[1] else attributes,
         created_at=None if created[0] == created[1] else created,
@@ -185,30 +185,36 @@ def difference(
     )
 
 
-def _differing(
-    old: Identifiers, new: Identifiers
-) -> tuple[tuple[int, str | None, str | None], ...]:
+def differing(old: Identifiers, new: Identifiers) -> tuple[tuple[int, str | None, str | None], ...]:
+    """Return what differs: kind number, old value, new value."""
     if old == new:
         return ()
+    if old is NO_IDENTIFIERS:
+        return tuple([(kind, None, one) for kind, one in enumerate(new) if one is not None])
     return tuple(
-        (kind, one, other)
-        for kind, (one, other) in enumerate(zip(old, new, strict=True))
-        if one != other
+        [
+            (kind, one, other)
+            for kind, (one, other) in enumerate(zip(old, new, strict=True))
+            if one != other
+        ]
     )
 
 
-def coverage_of(before: Profile | None, after: Profile | None) -> list[tuple[int, int]]:
+def counts_of(differs: Difference) -> list[tuple[int, int]]:
     """Return for each kind that the profile has now and had not, or the reverse, +1 or -1."""
-    changed = []
-    if (before is None) != (after is None):
-        changed.append((ALL_PROFILES, -1 if after is None else 1))
-    old = before.identifiers if before else NO_IDENTIFIERS
-    new = after.identifiers if after else NO_IDENTIFIERS
-    if old is not new:
-        for kind, (one, other) in enumerate(zip(old, new, strict=True)):
-            if (one is None) != (other is None):
-                changed.append((kind, -1 if other is None else 1))
-    return changed
+    counted = [
+        (kind, -1 if new is None else 1)
+        for kind, old, new in differs.identifiers
+        if old is None or new is None
+    ]
+    if differs.created_at is not None and None in differs.created_at:
+        counted.append((ALL_PROFILES, -1 if differs.created_at[1] is None else 1))
+    return counted
+
+
+def coverage_of(before: Profile | None, after: Profile | None) -> list[tuple[int, int]]:
+    """Return what `counts_of` does for two states of one profile."""
+    return counts_of(difference(before, after))
 
 
 def coverage_by_day(changes: Iterable[CoverageDay]) -> tuple[Coverage, dict[int, Coverage]]:

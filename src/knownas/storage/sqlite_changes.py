@@ -4,7 +4,7 @@ The writing ones run inside the transaction that changes a profile.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import apsw
@@ -19,6 +19,7 @@ from knownas.history import (
     Difference,
     Shared,
     Source,
+    counts_of,
     coverage_of,
     difference,
 )
@@ -31,6 +32,11 @@ INSERT INTO changes (app_id, profile_id, revision, at, source, difference, about
 VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 _LAST_REVISION: Final = "SELECT max(revision) FROM changes WHERE app_id = ? AND profile_id = ?"
+_LAST_REVISIONS: Final = """
+SELECT c.profile_id, max(c.revision) FROM json_each(?2) k
+CROSS JOIN changes c ON c.app_id = ?1 AND c.profile_id = unhex(k.value, '-')
+GROUP BY c.profile_id
+"""
 _COUNT: Final = """
 INSERT INTO coverage VALUES (?, ?, ?, ?)
 ON CONFLICT (app_id, day, kind) DO UPDATE SET change = change + excluded.change
@@ -87,23 +93,36 @@ def next_revision(connection: apsw.Connection, app: AppId, profile_id: ProfileId
     return (last or 0) + 1
 
 
+def last_revisions(
+    connection: apsw.Connection, app: AppId, ids: Sequence[ProfileId]
+) -> dict[ProfileId, int]:
+    """Return the last revision of each id, 0 for one that never had a profile."""
+    last = dict.fromkeys(ids, 0)
+    if ids:
+        found = connection.execute(_LAST_REVISIONS, (app, rows.as_json(ids)))
+        last |= {to_profile_id(blob): revision for blob, revision in found}
+    return last
+
+
 def note(connection: apsw.Connection, app: AppId, entries: Iterable[Entry], by: Source) -> None:
     """Write what changed into the history, and count it."""
     source = by.text()
     counted: Counter[tuple[int, int]] = Counter()
+    noted = []
     for before, after, at, shared, undoes in entries:
         known = after or before
         if known is None:
             continue
         revision = after.revision if after else known.revision + 1
         takes_back = undoes.revision if undoes else 0
-        text = rows.from_difference(difference(before, after, shared, takes_back))
+        differs = difference(before, after, shared, takes_back)
         about = rows.about(before, after, undoes)
-        connection.execute(
-            _INSERT, (app, to_blob(known.profile_id), revision, at, source, text, about)
-        )
-        for kind, change in coverage_of(before, after):
-            counted[at // DAY_MS, kind] += change
+        text = rows.from_difference(differs)
+        noted.append((app, to_blob(known.profile_id), revision, at, source, text, about))
+        day = at // DAY_MS
+        for kind, change in counts_of(differs):
+            counted[day, kind] += change
+    connection.executemany(_INSERT, noted)
     _count(connection, app, counted)
 
 

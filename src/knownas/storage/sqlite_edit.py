@@ -23,6 +23,7 @@ from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.storage import rows, sqlite_aliases, sqlite_changes, sqlite_profiles
 from knownas.storage.sqlite_changes import Entry
 from knownas.storage.sqlite_ids import to_blob
+from knownas.storage.sqlite_index import Move, index, moves
 from knownas.storage.sqlite_tombstones import Gate
 
 _ANSWER: Final = """
@@ -71,17 +72,20 @@ class SqliteEdit:
         self._gate: Gate | None = None
         self._has_merged: bool | None = None
         self._entries: list[Entry] = []
-        self._moves: list[sqlite_profiles.Move] = []
+        self._moves: list[Move] = []
         customers = {ref.customer_user_id for ref in refs if ref.customer_user_id is not None}
         ids = {ref.profile_id for ref in refs if ref.profile_id is not None}
         self._customers: dict[str, _Found] = dict.fromkeys(customers)
         self._ids: dict[ProfileId, _Found] = dict.fromkeys(ids)
         self._customers |= sqlite_profiles.all_by_customer(connection, app, customers)
         self._ids |= sqlite_profiles.all_by_id(connection, app, ids)
+        absent = [one for one in ids if self._ids[one] is None]
+        self._revisions = sqlite_changes.last_revisions(connection, app, absent)
+        """Of ids that had no profile at the beginning, that of the last one."""
 
     def finish(self) -> None:
         """Write what was put into the reverse index and the history."""
-        shared = sqlite_profiles.index(self._connection, self._app, self._moves)
+        shared = index(self._connection, self._app, self._moves)
         entries = [
             one._replace(shared=shared[at]) if at in shared else one
             for at, one in enumerate(self._entries)
@@ -117,13 +121,17 @@ class SqliteEdit:
 
     def _follow(self, name: str) -> _Found:
         """Return the profile into which the one of this name was merged, however many times."""
-        if self._has_merged is None:
-            self._has_merged = sqlite_aliases.any_of(self._connection, self._app)
-        while self._has_merged and (alias := self.alias(name)):
+        while self._any_merged() and (alias := self.alias(name)):
             if found := self._by_id(alias.profile_id):
                 return found
             name = f"p:{alias.profile_id}"
         return None
+
+    def _any_merged(self) -> bool:
+        """Tell whether any name leads to another profile."""
+        if self._has_merged is None:
+            self._has_merged = sqlite_aliases.any_of(self._connection, self._app)
+        return self._has_merged
 
     def put(
         self,
@@ -143,7 +151,7 @@ class SqliteEdit:
             after = self._gate.admit(before, after, anew_at=self._now if anew else None)
         number = None
         if before is None:
-            revision = sqlite_changes.next_revision(self._connection, self._app, after.profile_id)
+            revision = self._next_revision(after.profile_id)
         else:
             number = self._number_of(before)
             revision = before.revision + 1
@@ -152,8 +160,10 @@ class SqliteEdit:
             updated_at=max(self._now, before.updated_at if before else after.created_at),
             revision=revision,
         )
-        number = sqlite_profiles.write(self._connection, self._app, number, before, kept)
-        self._moves += sqlite_profiles.moves(len(self._entries), number, before, kept)
+        number = sqlite_profiles.write(
+            self._connection, self._app, number, before, kept, has_merged=self._any_merged()
+        )
+        self._moves += moves(len(self._entries), number, before, kept)
         self._entries.append(Entry(before, kept, kept.updated_at, (), undoes))
         if before is not None:
             self._forget(before)
@@ -161,6 +171,12 @@ class SqliteEdit:
         if kept.customer_user_id is not None:
             self._customers[kept.customer_user_id] = number, kept
         return kept
+
+    def _next_revision(self, profile_id: ProfileId) -> int:
+        last = self._revisions.pop(profile_id, None)  # it may end again in this very edit
+        if last is not None:
+            return last + 1
+        return sqlite_changes.next_revision(self._connection, self._app, profile_id)
 
     def _number_of(self, profile: Profile) -> int:
         found = self._by_id(profile.profile_id)

@@ -14,8 +14,6 @@ from knownas.errors import KnownasError, ProfileNotFound
 from knownas.history import Source
 from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.model import (
-    KINDS,
-    NO_IDENTIFIERS,
     AppId,
     Identifiers,
     Profile,
@@ -26,6 +24,7 @@ from knownas.storage import rows, sqlite_aliases
 from knownas.storage.rows import to_identifiers
 from knownas.storage.sqlite_changes import Entry, next_revision, note
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
+from knownas.storage.sqlite_index import index, moves
 from knownas.storage.sqlite_tombstones import Gate
 
 _IDENTIFIERS_BY_CUSTOMER: Final = """
@@ -104,27 +103,6 @@ _INSERT_CUSTOMER: Final = """
 INSERT INTO customers (app_id, customer_user_id, profile) VALUES (?, ?, ?)
 """
 _DELETE_CUSTOMER: Final = "DELETE FROM customers WHERE app_id = ? AND customer_user_id = ?"
-_INSERT_IDENTIFIER: Final = """
-INSERT INTO identifiers (app_id, kind, value, profile) VALUES (?, ?, ?, ?)
-"""
-_DELETE_IDENTIFIER: Final = """
-DELETE FROM identifiers WHERE app_id = ? AND kind = ? AND value = ? AND profile = ?
-"""
-_HELD_ALREADY: Final = """
-SELECT 1 FROM identifiers WHERE app_id = ? AND kind = ? AND value = ? LIMIT 1
-"""
-_SHARED_BY_ONE_MORE: Final = """
-INSERT INTO shared_identifiers VALUES (?, ?, ?, 2)
-ON CONFLICT (app_id, kind, value) DO UPDATE SET profiles = profiles + 1
-"""
-_SHARED_NO_MORE: Final = """
-DELETE FROM shared_identifiers WHERE app_id = ? AND kind = ? AND value = ? AND profiles = 2
-"""
-_SHARED_BY_ONE_LESS: Final = """
-UPDATE shared_identifiers SET profiles = profiles - 1
-WHERE app_id = ? AND kind = ? AND value = ?
-"""
-
 Row = tuple[Any, ...]
 
 
@@ -377,14 +355,19 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
     note(connection, app, [Entry(before, after, after.updated_at, shared.get(0, ()), undoes)], by)
 
 
-def write(
+def write(  # noqa: PLR0913 - both states, and what else there is
     connection: apsw.Connection,
     app: AppId,
     number: int | None,
     before: Profile | None,
     after: Profile,
+    *,
+    has_merged: bool = True,
 ) -> int:
-    """Write a profile's own row and its customer's, and return the row's number."""
+    """Write a profile's own row and its customer's, and return the row's number.
+
+    Without `has_merged` the app has no aliases, of which one could end.
+    """
     row = _to_row(app, after)
     if number is None:
         connection.execute(_INSERT_PROFILE, row)
@@ -397,7 +380,7 @@ def write(
             connection.execute(_DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
-    if before is None or customer_before != after.customer_user_id:
+    if has_merged and (before is None or customer_before != after.customer_user_id):
         sqlite_aliases.end(connection, app, _names(after))
     return number
 
@@ -490,59 +473,6 @@ def _was_merged(connection: apsw.Connection, app: AppId, profile: Profile) -> bo
 
 def _names(profile: Profile) -> tuple[str | None, str | None]:
     return alias_names(ProfileRef(profile.customer_user_id, profile.profile_id))
-
-
-Move = tuple[int, str, int, int, bool]
-"""What a profile loses or gets: kind, value, the change that it is of, the row's number, gets it."""
-
-
-def moves(at: int, number: int, before: Profile | None, after: Profile | None) -> list[Move]:
-    """Return what a profile loses and gets by the change that is the `at`th of several."""
-    old = before.identifiers if before else NO_IDENTIFIERS
-    new = after.identifiers if after else NO_IDENTIFIERS
-    found: list[Move] = []
-    if old == new:
-        return found
-    for kind, (lost, gained) in enumerate(zip(old, new, strict=True)):
-        if lost != gained:
-            if lost is not None:
-                found.append((kind, lost, at, number, False))
-            if gained is not None:
-                found.append((kind, gained, at, number, True))
-    return found
-
-
-def index(connection: apsw.Connection, app: AppId, moved: list[Move]) -> dict[int, tuple[int, ...]]:
-    """Bring the reverse index up to date; return by change the kinds of which others had the value.
-
-    It is done in the index's own order, so that each of its pages is written once. What concerns
-    one value is done in the order of the changes, so the outcome is as if each were done by itself.
-    """
-    shared: dict[int, tuple[int, ...]] = {}
-    for kind, value, at, number, gets in sorted(moved):
-        key = (app, kind, value)
-        if not gets:
-            _leave(connection, key, number)
-        elif _enter(connection, key, number):
-            shared[at] = (*shared.get(at, ()), kind)
-    return shared
-
-
-def _leave(connection: apsw.Connection, key: tuple[AppId, int, str], number: int) -> None:
-    """Take an identifier out of the reverse index."""
-    connection.execute(_DELETE_IDENTIFIER, (*key, number))
-    connection.execute(_SHARED_NO_MORE, key)
-    if connection.changes() == 0:
-        connection.execute(_SHARED_BY_ONE_LESS, key)
-
-
-def _enter(connection: apsw.Connection, key: tuple[AppId, int, str], number: int) -> bool:
-    """Write an identifier into the reverse index, and return whether another profile has it."""
-    held_already = connection.execute(_HELD_ALREADY, key).get is not None
-    connection.execute(_INSERT_IDENTIFIER, (*key, number))
-    if held_already:
-        connection.execute(_SHARED_BY_ONE_MORE, key)
-    return held_already
 
 
 # --- values as they stand in rows ----------------------------------------------------------------
