@@ -146,6 +146,7 @@ def test_adapty_asks_whether_it_is_listened_to() -> None:
         (lambda body: body.update(integration_ids=[]), "integration_ids"),
         (lambda body: body["event_properties"].update(profile_event_id=7), "profile_event_id"),
     ],
+    ids=range(12),
 )
 def test_adapty_event_that_is_malformed(change: Change, source: str) -> None:
     """Without a profile, or without a time for its identifiers, an event is not understood."""
@@ -178,6 +179,7 @@ def test_adapty_event_that_is_malformed(change: Change, source: str) -> None:
             "profiles_sharing_access_level[1].profile_id",
         ),
     ],
+    ids=range(8),
 )
 def test_adapty_event_of_which_a_part_is_wrong(change: Change, source: str) -> None:
     """A part that cannot be stored is named, and all else of the event is told as it is."""

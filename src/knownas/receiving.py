@@ -54,7 +54,7 @@ class Refusals(NamedTuple):
     """How often one sender of an app came with a wrong secret."""
 
     sender: str
-    count: int
+    times: int
     last_at: int
 
 

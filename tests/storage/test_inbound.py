@@ -272,9 +272,10 @@ async def test_ages_are_what_was_kept_until_a_later_write(storage: Storage, app:
 
 async def test_ages_within_an_edit(storage: Storage, app: App) -> None:
     """What was written and kept through an edit is seen by what is read through it."""
-    profile = await write(storage, app, 10, branch_id="a")
+    await write(storage, app, 10, branch_id="a")
 
     def work(edit: Edit) -> list[dict[int, int]]:
+        profile = CUSTOMER.settle(*edit.find(CUSTOMER))
         seen = [dict(edit.ages(profile))]
         other = setting(branch_id="b")(profile)
         after = edit.put(profile, other)
@@ -289,9 +290,10 @@ async def test_ages_within_an_edit(storage: Storage, app: App) -> None:
 
 async def test_ages_of_a_failed_edit_are_not_kept(storage: Storage, app: App) -> None:
     """An edit that raises has kept nothing, also beside others of its group."""
-    profile = await write(storage, app, 10, branch_id="a")
+    await write(storage, app, 10, branch_id="a")
 
     def work(edit: Edit) -> None:
+        profile = CUSTOMER.settle(*edit.find(CUSTOMER))
         edit.keep_ages(profile, {BRANCH: 3})
         raise ValidationError
 

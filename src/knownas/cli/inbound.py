@@ -168,7 +168,7 @@ def _state_data(state: SenderState, app_name: str) -> dict[str, Any]:
         "sender": state.sender,
         "path": _path(state.sender, app_name),
         "secrets": list(map(_secret_data, state.secrets)),
-        "refused": state.refusals.count,
+        "refused": state.refusals.times,
         "refused_at": state.refusals.last_at or None,
     }
 
@@ -180,7 +180,7 @@ def _letter_data(letter: DeadLetter) -> dict[str, Any]:
 
 def _lines(state: SenderState) -> list[str]:
     lines = [f"{one.id}  {one.sender}  {utc(one.created_at)}" for one in state.secrets]
-    count, last_at = state.refusals.count, state.refusals.last_at
-    if count:
-        lines.append(f"{state.sender} was refused {count} times, the last time {utc(last_at)}.")
+    times, last_at = state.refusals.times, state.refusals.last_at
+    if times:
+        lines.append(f"{state.sender} was refused {times} times, the last time {utc(last_at)}.")
     return lines

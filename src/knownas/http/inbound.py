@@ -130,7 +130,7 @@ def _state(state: SenderState, app_name: str) -> dict[str, Any]:
         "sender": state.sender,
         "path": PATH.format(sender=state.sender, app=app_name),
         "secrets": [{"id": one.id, "created_at": one.created_at} for one in state.secrets],
-        "refused": state.refusals.count,
+        "refused": state.refusals.times,
         "refused_at": state.refusals.last_at or None,
     }
 

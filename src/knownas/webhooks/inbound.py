@@ -170,12 +170,12 @@ class Reception:
         """Count it, and now and then write how many they were: anybody can be refused."""
         now = self._clock()
         known = self._refused.get((app, sender), Refusals(sender, 0, 0))
-        count = known.count + 1
+        times = known.times + 1
         if 0 <= now - known.last_at < REFUSALS_NOTED_MS:
-            self._refused[app, sender] = known._replace(count=count)
+            self._refused[app, sender] = known._replace(times=times)
             return
         self._refused[app, sender] = Refusals(sender, 0, now)
-        await self._inbound.note_refusals(app, Refusals(sender, count, now))
+        await self._inbound.note_refusals(app, Refusals(sender, times, now))
 
     async def receive(self, app: App, sender: str, body: bytes) -> Taken:
         """Store what a request of a sender tells, once, or make a dead letter of it.
