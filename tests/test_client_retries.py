@@ -245,8 +245,8 @@ def test_profile_of_adapty_is_understood(connect: Connect) -> None:
     """What Adapty adds to a profile, or has in another form than knownas, is no obstacle."""
     body = b"""{"data": {"app_id": "a", "profile_id": "p", "customer_user_id": null, "new": 1,
         "total_revenue_usd": 9.99, "segment_hash": "s", "timestamp": 5,
-        "custom_attributes": {"k": 1}, "access_levels": {"premium": {"id": "premium"}}, "subscriptions": null,
-        "non_subscriptions": []}}"""
+        "custom_attributes": {"k": 1}, "access_levels": {"premium": {"id": "premium"}},
+        "subscriptions": null, "non_subscriptions": []}}"""
     with misbehaving(answer(200, body)) as server:
         profile = connect(server.url, KEY).get_profile(**WHO)
     assert (profile.profile_id, profile.total_revenue_usd) == ("p", 9.99)
