@@ -1,13 +1,13 @@
 """`knownas --url`: the commands say the same of a server as of its database."""
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
+from click.testing import Result
 
-from conftest import Server, free_port, knownas, make_profile
+from conftest import Server, free_port, make_profile
+from shell import Shell
 
 PROFILE: Final = "3b9f6c1d-7e24-4a85-9c30-8d1f5e7a2b46"
 
@@ -34,47 +34,52 @@ def filled(server: Server) -> Server:
     make_profile(server, "ann", branch_id="b-1", appsflyer_id="a-1")
     make_profile(server, "bob", branch_id="b-1", appsflyer_id="a-1")
     make_profile(server, "cem", branch_id="c-1")
-    knownas("profile", "clear", "--customer", "cem", "--all", database=server.database)
-    knownas("profile", "delete", "--customer", "cem", "--yes", database=server.database)
+    local = Shell(Path(server.database.removeprefix("sqlite:///")))
+    local("profile", "clear", "--customer", "cem", "--all")
+    local("profile", "delete", "--customer", "cem", "--yes")
     return server
 
 
-def remote(
-    server: Server, *arguments: str, key: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command that asks the server, where no database is named, and return what came."""
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("KNOWNAS_")}
-    environment["KNOWNAS_KEY"] = server.key if key is None else key
-    command = [sys.executable, "-m", "knownas", "--url", server.url, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+class Remote(Shell):
+    """Runs commands that ask a server, beside a database that is not there."""
+
+    def __init__(self, folder: Path, server: Server, key: str | None = None) -> None:
+        """Ask with the server's key, or another one."""
+        super().__init__(folder / "absent.db")
+        self._where = ("--url", server.url, "--key", server.key if key is None else key)
+
+    def run(self, *arguments: str, stdin: str | bytes = "") -> Result:
+        """Run a command and return how it ended."""
+        ended = super().run(*self._where, *arguments, stdin=stdin)
+        assert not self.database.exists()
+        return ended
+
+
+@pytest.fixture
+def remote(filled: Server, tmp_path: Path) -> Remote:
+    """Give a shell whose commands ask the server."""
+    return Remote(tmp_path, filled)
 
 
 @pytest.mark.parametrize("arguments", READING, ids=" ".join)
-def test_reading_is_the_same(filled: Server, arguments: list[str]) -> None:
+def test_reading_is_the_same(filled: Server, remote: Remote, arguments: list[str]) -> None:
     """What is shown for people and for programs is the same, by either way."""
+    local = Shell(Path(filled.database.removeprefix("sqlite:///")))
     for form in ([], ["--json"]):
-        asked = remote(filled, *arguments, *form)
-        assert (asked.returncode, asked.stderr) == (0, "")
-        assert asked.stdout == knownas(*arguments, *form, database=filled.database)
+        assert remote(*arguments, *form) == local(*arguments, *form)
 
 
-def test_changing_is_done_by_the_server(filled: Server) -> None:
+def test_changing_is_done_by_the_server(remote: Remote) -> None:
     """Profiles are made, changed, merged, split and deleted by way of the server."""
-
-    def done(*arguments: str) -> str:
-        result = remote(filled, *arguments)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    assert PROFILE in done("profile", "create", "--profile", PROFILE)
-    assert "dan" in done("profile", "bind", "--profile", PROFILE, "--customer", "dan")
-    assert "branch_id = d-1" in done("set", "--customer", "dan", "branch_id=d-1")
-    assert "d-1" not in done("profile", "clear", "--customer", "dan", "branch_id")
-    done("profile", "create", "--customer", "eve")
-    done("profile", "merge", "--customer", "eve", "--from-customer", "dan")
-    assert PROFILE in done("profile", "undo-merge", PROFILE)
-    assert PROFILE in done("profile", "delete", "--profile", PROFILE, "--yes")
-    assert remote(filled, "get", "--profile", PROFILE).returncode == 1
+    assert PROFILE in remote("profile", "create", "--profile", PROFILE)
+    assert "dan" in remote("profile", "bind", "--profile", PROFILE, "--customer", "dan")
+    assert "branch_id = d-1" in remote("set", "--customer", "dan", "branch_id=d-1")
+    assert "d-1" not in remote("profile", "clear", "--customer", "dan", "branch_id")
+    remote("profile", "create", "--customer", "eve")
+    remote("profile", "merge", "--customer", "eve", "--from-customer", "dan")
+    assert PROFILE in remote("profile", "undo-merge", PROFILE)
+    assert PROFILE in remote("profile", "delete", "--profile", PROFILE, "--yes")
+    assert "profile_not_found" in remote.fails("get", "--profile", PROFILE)
 
 
 @pytest.mark.parametrize(
@@ -87,31 +92,32 @@ def test_changing_is_done_by_the_server(filled: Server) -> None:
         (["serve"], "serve needs the database itself; leave out --url."),
     ],
 )
-def test_what_cannot_be_done_is_told(filled: Server, arguments: list[str], said: str) -> None:
+def test_what_cannot_be_done_is_told(remote: Remote, arguments: list[str], said: str) -> None:
     """An error of the server, or of what was asked, is one line."""
-    result = remote(filled, *arguments)
-    assert result.returncode == 1
-    [line] = result.stderr.splitlines()
-    assert line.startswith(f"knownas: {said}")
+    assert remote.fails(*arguments).startswith(said)
 
 
-def test_server_and_key_are_needed(filled: Server) -> None:
+def test_server_and_key_are_needed(filled: Server, tmp_path: Path) -> None:
     """Without a key, with a wrong one, or without a server, it is told in one line."""
-    cases = (
-        (filled, "", "Say with which key"),
-        (filled, "secret_live_unknown", "401 unauthorized"),
-        (filled._replace(url="localhost"), "k", "The URL is that of a server"),
-    )
-    for server, key, said in cases:
-        result = remote(server, "coverage", key=key)
-        assert result.returncode == 1
-        [line] = result.stderr.splitlines()
-        assert said in line
+    assert "Say with which key" in Remote(tmp_path, filled, "").fails("coverage")
+    assert "401 unauthorized" in Remote(tmp_path, filled, "secret_live_other").fails("coverage")
+    nowhere = filled._replace(url="localhost")
+    assert "The URL is that of a server" in Remote(tmp_path, nowhere).fails("coverage")
 
 
 @pytest.mark.slow
-def test_server_that_is_not_there_is_told(filled: Server) -> None:
+def test_server_that_is_not_there_is_told(filled: Server, tmp_path: Path) -> None:
     """Where nobody listens it is told after some attempts."""
     nowhere = filled._replace(url=f"http://127.0.0.1:{free_port()}")
-    [line] = remote(nowhere, "coverage").stderr.splitlines()
-    assert "5 attempts" in line
+    assert "5 attempts" in Remote(tmp_path, nowhere).fails("coverage")
+
+
+def test_key_may_come_from_the_environment(
+    filled: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KNOWNAS_KEY is the key where none is given, and without --url it means nothing."""
+    monkeypatch.setenv("KNOWNAS_KEY", filled.key)
+    monkeypatch.setenv("KNOWNAS_URL", filled.url)
+    shell = Shell(tmp_path / "absent.db")
+    assert "b-1" in shell("--url", filled.url, "get", "--customer", "ann")
+    assert "absent.db" in shell.fails("get", "--customer", "ann")

@@ -1,5 +1,6 @@
 """What a client does when a server misbehaves: wait, try again, give up, say what it was."""
 
+import asyncio
 import email.utils
 import time
 from collections.abc import Callable
@@ -9,7 +10,15 @@ import httpx2
 import pytest
 
 from conftest import free_port
-from knownas_client import NO_RETRIES, ApiError, Client, ConnectionFailed, Retries, UnexpectedAnswer
+from knownas_client import (
+    NO_RETRIES,
+    ApiError,
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    Retries,
+    UnexpectedAnswer,
+)
 from knownas_client.calls import Who
 from knownas_client.errors import RateLimited, ServiceUnavailable, Unauthorized
 from misbehaving import Late, answer, misbehaving
@@ -230,6 +239,38 @@ def test_url_may_have_a_path(connect: Connect) -> None:
     with misbehaving(IDENTIFIERS) as server:
         connect(f"{server.url}/ids/", KEY).get_identifiers(**WHO)
         assert server.requests[0].startswith(b"GET /ids/api/v2/server-side-api/integration/")
+
+
+def test_profile_of_adapty_is_understood(connect: Connect) -> None:
+    """What Adapty adds to a profile, or has in another form than knownas, is no obstacle."""
+    body = b"""{"data": {"app_id": "a", "profile_id": "p", "customer_user_id": null, "new": 1,
+        "total_revenue_usd": 9.99, "segment_hash": "s", "timestamp": 5,
+        "custom_attributes": {"k": 1}, "access_levels": {"premium": {"id": "premium"}},
+        "subscriptions": null, "non_subscriptions": []}}"""
+    with misbehaving(answer(200, body)) as server:
+        profile = connect(server.url, KEY).get_profile(**WHO)
+    assert (profile.profile_id, profile.total_revenue_usd) == ("p", 9.99)
+    assert profile.access_levels == {"premium": {"id": "premium"}}
+    assert profile.subscriptions is None
+
+
+def test_http_client_of_ones_own_is_used_and_left_open() -> None:
+    """Whatever it adds to requests is there, and closing the client does not close it."""
+    with misbehaving(IDENTIFIERS) as server:
+        own = httpx2.Client(headers={"X-Through": "proxy"})
+        for _ in range(2):
+            with Client(server.url, KEY, http=own) as client:
+                client.get_identifiers(**WHO)
+        own.close()
+
+        async def run() -> None:
+            async with httpx2.AsyncClient(headers={"X-Through": "proxy"}) as own:
+                for _ in range(2):
+                    async with AsyncClient(server.url, KEY, http=own) as client:
+                        await client.get_identifiers(**WHO)
+
+        asyncio.run(run())
+        assert server.header("x-through") == ["proxy"] * 4
 
 
 def test_what_cannot_be_sent_is_refused(connect: Connect) -> None:

@@ -113,6 +113,18 @@ def test_what_is_installed_serves(installed: Path, tmp_path: Path) -> None:
         assert stop(process) == 0
 
 
+@pytest.mark.slow
+def test_client_and_plugin_are_installed(installed: Path) -> None:
+    """The package has the typed client, and tells pytest of the plugin."""
+    assert (installed / "knownas_client" / "py.typed").exists()
+    [metadata] = installed.glob("knownas-*.dist-info")
+    assert (
+        "[pytest11]\nknownas = knownas_client.testing"
+        in (metadata / "entry_points.txt").read_text()
+    )
+    assert 'extra == "client"' in (metadata / "METADATA").read_text().replace("'", '"')
+
+
 def test_what_the_build_needs_is_not_ignored() -> None:
     """`.containerignore` leaves out everything but what the Containerfile copies."""
     lines = (ROOT / ".containerignore").read_text().splitlines()

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack
 import anyio
 import httpx2
 
-from knownas_client import adapty, native
+from knownas_client import adapty, batches, native
 from knownas_client.base import DEFAULT_RETRIES, DEFAULT_TIMEOUT, BaseClient
 from knownas_client.calls import Answer, Call, ConditionalWriteOf, Once, Paging, Who, WriteOf
 from knownas_client.errors import ApiError
@@ -226,7 +226,7 @@ class AsyncClient(BaseClient):
         For a profile's id or customer it is the Profile, for an identifier what was Found. An item
         that is wrong, or names nobody, has its error here; it is not raised.
         """
-        for call in native.read_batches(items):
+        for call in batches.reads(items):
             for result in await self.send(call):
                 yield result
 
@@ -240,7 +240,7 @@ class AsyncClient(BaseClient):
         is done: that takes one request's worth at most, else ValueError is raised. Where another
         error is raised, the requests before it are done; to write all of it again does no harm.
         """
-        calls = native.write_batches(items, create=create, atomic=atomic)
+        calls = batches.writes(items, create=create, atomic=atomic)
         return [result for call in calls for result in await self.send(call)]
 
     # --- knownas's own API: changing ----------------------------------------------------------
