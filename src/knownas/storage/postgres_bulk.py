@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-import asyncpg
 import msgspec
 
 from knownas.editing import Alias
@@ -12,14 +11,14 @@ from knownas.history import Source
 from knownas.model import AppId, Profile, ProfileId
 from knownas.storage.postgres_changes import (
     CHANGE_COLUMNS,
-    OWN_TX,
     ChangeRow,
     Entry,
     Tally,
     last_of,
     note,
+    own_tx,
+    stream,
 )
-from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
 from knownas.storage.postgres_reads import (
     AliasKey,
@@ -222,13 +221,10 @@ async def replace(link: Link, job: Job, gone: list[ProfileId], brought: list[Pro
         new = _numbered(new, revisions)
         tally = Tally()
         noted = await tally.rows(link, _entries(job, old, new), changed_in)
-        own = (await link.fetch(OWN_TX))[0][0]
+        own = await own_tx(link)
         await delete(link, old)
-        try:
-            await _copy(link, new, changed_in, own)
-            await _copy_changes(link, noted, own)
-        except asyncpg.UniqueViolationError:
-            raise Outrun from None
+        await _copy(link, new, changed_in, own)
+        await _copy_changes(link, noted, own)
         await _end_aliases(link, taken, new)
         await tally.write(link)
     return len(new)
@@ -250,16 +246,18 @@ async def _copy(
     """Stream profiles into the three tables, into each in the order of its key."""
     if profiles:
         records = zip(*profile_rows(profiles, changed_in, own), strict=True)
-        await link.copy("profiles", PROFILE_COLUMNS, records)
+        await stream(link, "profiles", PROFILE_COLUMNS, records)
     if customers := _customers(profiles):
-        await link.copy("customers", CUSTOMER_COLUMNS, zip(*customer_rows(customers), strict=True))
+        await stream(
+            link, "customers", CUSTOMER_COLUMNS, zip(*customer_rows(customers), strict=True)
+        )
     if indexed := identifier_keys(profiles):
-        await link.copy("identifiers", IDENTIFIER_COLUMNS, sorted(indexed))
+        await stream(link, "identifiers", IDENTIFIER_COLUMNS, sorted(indexed))
 
 
 async def _copy_changes(link: Link, noted: list[ChangeRow], own: int) -> None:
     records = [(*row, max(own, tx)) for *row, tx in sorted(noted)]
-    await link.copy("changes", CHANGE_COLUMNS, records)
+    await stream(link, "changes", CHANGE_COLUMNS, records)
 
 
 def _customers(profiles: Profiles) -> Customers:

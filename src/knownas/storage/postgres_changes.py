@@ -9,13 +9,14 @@ while the transaction commits.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import asyncpg
 import msgspec
 
 from knownas.editing import TakenBack
-from knownas.history import DAY_MS, Difference, Source, coverage_of, difference
+from knownas.history import DAY_MS, Difference, Source, counts_of, difference
 from knownas.model import AppId, Profile, ProfileId
 from knownas.storage import rows
 from knownas.storage.postgres_errors import Outrun
@@ -60,9 +61,7 @@ CHANGE_COLUMNS: Final = (
     "about",
     "tx",
 )
-_HOLDERS: Final = """
-SELECT a.number, holders.count
-FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::integer[])
+_HOLDERS_OF: Final = """
   WITH ORDINALITY AS a (app_id, kind, value, most, number)
 CROSS JOIN LATERAL (
   SELECT count(*) FROM (
@@ -71,6 +70,21 @@ CROSS JOIN LATERAL (
 ) AS holders
 WHERE holders.count > 0
 """
+_HOLDERS: Final = f"""
+SELECT a.number, holders.count
+FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::integer[]){_HOLDERS_OF}
+"""  # noqa: S608 - what follows is a constant
+_HOLDERS_OF_MANY: Final = f"""
+SELECT a.number, holders.count
+FROM unnest(
+  string_to_array($1, E'\\x1f')::integer[], string_to_array($2, E'\\x1f')::smallint[],
+  string_to_array($3, E'\\x1f'), string_to_array($4, E'\\x1f')::integer[]){_HOLDERS_OF}
+"""  # noqa: S608 - as above
+_SEPARATOR: Final = "\x1f"
+"""A control character, so it is in no value."""
+MANY: Final = 1_000
+"""Rows that are brought as texts or by COPY: asyncpg takes much longer for each item of an array
+than for a field of a row, and to find out that it is no array itself for the most of it."""
 # A value that becomes shared has one holder, or had none; an update is by one less than is brought.
 _SHARE: Final = """
 INSERT INTO shared_identifiers AS s (app_id, kind, value, profiles)
@@ -169,8 +183,8 @@ class Tally:
         """
         differences = [one.difference for one in entries]
         shared = await self._count_holders(link, list(map(_moves, entries, differences)))
-        for one in entries:
-            for kind, change in coverage_of(one.before, one.after):
+        for one, differs in zip(entries, differences, strict=True):
+            for kind, change in counts_of(differs):
                 self._coverage[one.app, one.at // DAY_MS, kind] += change
         return [
             (
@@ -244,7 +258,12 @@ async def _holders(link: Link, most: dict[Holding, int]) -> dict[Holding, int]:
     if not most:
         return {}
     listed = sorted(most)
-    found = await link.fetch(_HOLDERS, *columns((*key, most[key]) for key in listed))
+    brought = columns((*key, most[key]) for key in listed)
+    if len(listed) > MANY:
+        texts = [_SEPARATOR.join(map(str, column)) for column in brought]
+        found = await link.fetch(_HOLDERS_OF_MANY, *texts)
+    else:
+        found = await link.fetch(_HOLDERS, *brought)
     # Most of what is new nobody has, and what is not there needs no way back.
     return dict.fromkeys(listed, 0) | {listed[number - 1]: count for number, count in found}
 
@@ -254,5 +273,24 @@ async def note(link: Link, noted: list[ChangeRow]) -> None:
 
     Raises Outrun where an id has such a revision already: others made and ended it meanwhile.
     """
-    if noted and len(await link.fetch(INSERT_CHANGES, *columns(noted))) < len(noted):
+    if len(noted) > MANY:
+        own = await own_tx(link)
+        records = [(*row, max(own, tx)) for *row, tx in sorted(noted)]
+        await stream(link, "changes", CHANGE_COLUMNS, records)
+    elif noted and len(await link.fetch(INSERT_CHANGES, *columns(noted))) < len(noted):
         raise Outrun
+
+
+async def own_tx(link: Link) -> int:
+    """Return the number of the transaction."""
+    return int((await link.fetch(OWN_TX))[0][0])
+
+
+async def stream(
+    link: Link, table: str, names: Sequence[str], records: Iterable[Sequence[object]]
+) -> None:
+    """Stream new rows into a table. Raises Outrun where one of them is there already."""
+    try:
+        await link.copy(table, names, records)
+    except asyncpg.UniqueViolationError:
+        raise Outrun from None

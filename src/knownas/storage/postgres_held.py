@@ -19,7 +19,7 @@ from knownas.history import Change, Difference
 from knownas.model import AppId, ProfileId
 from knownas.storage import postgres_lookups, rows
 from knownas.storage import postgres_reads as reads
-from knownas.storage.postgres_changes import Holding, last_of
+from knownas.storage.postgres_changes import MANY, Holding, last_of
 from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
 from knownas.storage.postgres_reads import (
@@ -38,6 +38,10 @@ _ANSWERS: Final = """
 SELECT a.number, s.fingerprint, s.answer, s.expires_at
 FROM unnest($1::integer[], $2::text[]) WITH ORDINALITY AS a (app_id, key, number)
 JOIN answers s ON s.app_id = a.app_id AND s.key = a.key
+"""
+_HAVE_MERGED: Final = """
+SELECT app_id FROM unnest($1::integer[]) AS a (app_id)
+WHERE EXISTS (SELECT 1 FROM aliases s WHERE s.app_id = a.app_id)
 """
 _CHANGES: Final = """
 SELECT a.number, c.at, c.source, c.difference
@@ -212,6 +216,12 @@ class Held:
         """Find where names lead, and on to a profile, which is locked."""
         led: dict[AliasKey, Alias] = {}
         names = names - self.asked_names
+        if len(names) > MANY:
+            merged = {
+                row[0] for row in await link.fetch(_HAVE_MERGED, sorted({it[0] for it in names}))
+            }
+            self.asked_names |= {name for name in names if name[0] not in merged}
+            names = {name for name in names if name[0] in merged}
         while names:
             self.asked_names |= names
             found = await reads.aliases_of(link, names)

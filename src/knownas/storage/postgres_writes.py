@@ -20,7 +20,7 @@ from knownas.storage import postgres_reads as reads
 from knownas.storage import postgres_tombstones as tombstones
 from knownas.storage import rows
 from knownas.storage.postgres_apps import LOCK_APPS
-from knownas.storage.postgres_changes import OWN, Tally, note
+from knownas.storage.postgres_changes import MANY, OWN, Tally, note, own_tx, stream
 from knownas.storage.postgres_errors import OUTRUN, Outrun
 from knownas.storage.postgres_held import AnswerKey, Held
 from knownas.storage.postgres_link import Link
@@ -253,8 +253,10 @@ async def _store_profiles(
     if gone := before.keys() - after.keys():
         await link.fetch(DELETE_PROFILES, *columns(sorted(gone)))
     if new := {key: after[key] for key in after.keys() - before.keys()}:
-        made = await link.fetch(INSERT_PROFILES, *profile_rows(new, changed_in))
-        if len(made) < len(new):
+        if len(new) > MANY:
+            records = zip(*profile_rows(new, changed_in, await own_tx(link)), strict=True)
+            await stream(link, "profiles", PROFILE_COLUMNS, records)
+        elif len(await link.fetch(INSERT_PROFILES, *profile_rows(new, changed_in))) < len(new):
             raise Outrun
     changed = {key: after[key] for key in after.keys() & before.keys() if after[key] != before[key]}
     if changed:
@@ -265,8 +267,10 @@ async def _store_customers(link: Link, before: Customers, after: Customers) -> N
     if gone := [key for key in before if after.get(key) != before[key]]:
         await link.fetch(DELETE_CUSTOMERS, *columns(sorted(gone)))
     if new := {key: after[key] for key in after if before.get(key) != after[key]}:
-        made = await link.fetch(CLAIM_CUSTOMERS, *customer_rows(new))
-        if len(made) < len(new):
+        if len(new) > MANY:
+            records = zip(*customer_rows(new), strict=True)
+            await stream(link, "customers", CUSTOMER_COLUMNS, records)
+        elif len(await link.fetch(CLAIM_CUSTOMERS, *customer_rows(new))) < len(new):
             raise Outrun
 
 
@@ -283,8 +287,11 @@ async def _store_identifiers(
         made = await link.fetch(_CLAIM_IDENTIFIERS, *columns(sorted(exclusive)))
         if len(made) < len(exclusive):
             raise Outrun
-    if others := come - exclusive:
-        await link.fetch(INSERT_IDENTIFIERS, *columns(sorted(others)))
+    others = sorted(come - exclusive)
+    if len(others) > MANY:
+        await stream(link, "identifiers", IDENTIFIER_COLUMNS, others)
+    elif others:
+        await link.fetch(INSERT_IDENTIFIERS, *columns(others))
 
 
 async def _store_aliases(
