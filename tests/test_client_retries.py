@@ -254,6 +254,19 @@ def test_profile_of_adapty_is_understood(connect: Connect) -> None:
     assert profile.subscriptions is None
 
 
+def test_own_writes_are_seen_through_a_standby(connect: Connect) -> None:
+    """Reads say how far the log was after the client's last write, where the server told it."""
+    earlier, later = ("00000001" + place.rjust(16, "0") for place in ("a0", "b0"))
+    told = (answer(200, Knownas_Log_Position=place) for place in (later, earlier))
+    with misbehaving(IDENTIFIERS, *told, IDENTIFIERS) as server:
+        client = connect(server.url, KEY)
+        client.get_identifiers(**WHO)
+        for _ in range(2):
+            client.set_identifiers({"branch_id": "1"}, **WHO)
+        client.get_identifiers(**WHO)
+        assert server.header("knownas-log-position") == ["", "", "", later]
+
+
 def test_http_client_of_ones_own_is_used_and_left_open() -> None:
     """Whatever it adds to requests is there, and closing the client does not close it."""
     with misbehaving(IDENTIFIERS) as server:

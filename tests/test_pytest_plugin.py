@@ -26,7 +26,9 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
     (installed / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines, ""]))
     path = [str(site), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-    pytester.makeini("[pytest]\nfilterwarnings = error\n")
+    # Of the plugins that are installed with those of this repository, two take long to import.
+    others = "-p no:schemathesis -p no:hypothesispytest"
+    pytester.makeini(f"[pytest]\nfilterwarnings = error\naddopts = {others}\n")
     return pytester
 
 

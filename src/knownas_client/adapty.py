@@ -31,7 +31,13 @@ _read_profile = reading_data(AdaptyProfile)
 
 def get_identifiers(**who: Unpack[Who]) -> Call[dict[str, str | None]]:
     """Read the identifiers of a profile."""
-    return Call(method="GET", path=IDENTIFIERS, headers=who_headers(who), read=_read_identifiers)
+    return Call(
+        method="GET",
+        path=IDENTIFIERS,
+        headers=who_headers(who),
+        read=_read_identifiers,
+        of_standby=True,
+    )
 
 
 def get_identifiers_if_changed(
@@ -45,7 +51,7 @@ def get_identifiers_if_changed(
         return Tagged(_read_identifiers(answer), answer.headers["etag"])
 
     headers = {**who_headers(who), "if-none-match": etag or _NO_TAG}
-    return Call(method="GET", path=IDENTIFIERS, headers=headers, read=read)
+    return Call(method="GET", path=IDENTIFIERS, headers=headers, read=read, of_standby=True)
 
 
 def set_identifiers(

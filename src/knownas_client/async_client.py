@@ -93,7 +93,7 @@ class AsyncClient(BaseClient):
             response = await self._http.request(**request)
         except httpx2.RequestError as error:
             return error
-        return Answer(response.status_code, response.headers, response.content)
+        return self._answer(response)
 
     async def _all(self, paging: Paging[T]) -> AsyncIterator[T]:
         place = paging.start

@@ -5,12 +5,13 @@ from typing import Any, Final
 
 import httpx2
 
-from knownas_client.calls import Call
+from knownas_client.calls import Answer, Call
 from knownas_client.retries import Attempts, Retries
 
 DEFAULT_RETRIES: Final = Retries()
 DEFAULT_TIMEOUT: Final = 10.0
 _IDEMPOTENCY_KEY: Final = "idempotency-key"
+_LOG_POSITION: Final = "knownas-log-position"
 
 
 class BaseClient:
@@ -29,6 +30,7 @@ class BaseClient:
         self._timeout = timeout
         self._retries = retries
         self._idempotency = idempotency
+        self._log_position = ""
 
     def _attempts(self, call: Call[Any], request: dict[str, Any]) -> Attempts:
         repeatable = call.repeatable or _IDEMPOTENCY_KEY in request["headers"]
@@ -45,6 +47,8 @@ class BaseClient:
         key = call.idempotency_key
         if call.writes and call.keyed and (key or self._idempotency):
             headers[_IDEMPOTENCY_KEY] = key or str(uuid.uuid4())
+        if call.of_standby and self._log_position:
+            headers[_LOG_POSITION] = self._log_position
         return {
             "method": call.method,
             "url": f"{self.url}{call.path}",
@@ -54,3 +58,12 @@ class BaseClient:
             "timeout": self._timeout + call.waits,
             "follow_redirects": False,
         }
+
+    def _answer(self, response: httpx2.Response) -> Answer:
+        """Return what came back, and keep how far the server's log was, if it says so.
+
+        Positions are of one length, so the later one is the greater text.
+        """
+        position = response.headers.get(_LOG_POSITION, "")
+        self._log_position = max(self._log_position, position)
+        return Answer(response.status_code, response.headers, response.content)

@@ -96,6 +96,8 @@ class Call(Generic[T]):
     idempotency_key: str | None = None
     waits: float = 0.0
     """Seconds for which the server may have nothing to say, beside the usual."""
+    of_standby: bool = False
+    """Whether a standby may answer it, if it has what this client has written."""
     repeatable: bool = True
     """Whether, without an Idempotency-Key too, doing it twice is as doing it once."""
 

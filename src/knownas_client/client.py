@@ -93,7 +93,7 @@ class Client(BaseClient):
             response = self._http.request(**request)
         except httpx2.RequestError as error:
             return error
-        return Answer(response.status_code, response.headers, response.content)
+        return self._answer(response)
 
     def _all(self, paging: Paging[T]) -> Iterator[T]:
         place = paging.start
