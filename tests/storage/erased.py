@@ -148,6 +148,8 @@ class DictErasures:
         machine.changes = {
             key: it for key, it in machine.changes.items() if key[0] != app or key[1] not in gone
         }
+        for profile_id in gone:
+            machine.ages.pop((app, profile_id), None)
         machine.answers = {
             key: it
             for key, it in machine.answers.items()

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from knownas import merging, writes
-from knownas.editing import Alias, Answer, Edit, TakenBack, alias_names
+from knownas.editing import Ages, Alias, Answer, Edit, TakenBack, alias_names
 from knownas.erasing import (
     Erasure,
     Person,
@@ -48,8 +48,11 @@ from knownas.model import (
     merge_identifiers,
 )
 from knownas.storage import rows
+from knownas.webhooks.applying import apply
+from knownas.webhooks.received import Event, Party, Told
 from storage.conftest import VAULT, Open, identifiers
-from storage.erased import DictErasures, Told, refuse_erased
+from storage.erased import DictErasures, refuse_erased
+from storage.erased import Told as ToldOf
 
 T = TypeVar("T")
 
@@ -96,6 +99,7 @@ class DictEdit:
                     self.machine.changes,
                     self.machine.aliases,
                     self.machine.answers,
+                    self.machine.ages,
                 )
             ),
             set(self.machine.erased),
@@ -111,6 +115,7 @@ class DictEdit:
                 self.machine.changes,
                 self.machine.aliases,
                 self.machine.answers,
+                self.machine.ages,
                 self.machine.erased,
                 self.machine.told,
             ) = kept[1:]  # type: ignore[assignment] # as above
@@ -183,6 +188,20 @@ class DictEdit:
         else:
             self.machine.aliases[self.app, name] = alias
 
+    def ages(self, profile: Profile) -> Mapping[int, int]:
+        """See `Edit.ages`."""
+        place = (self.app, profile.profile_id)
+        kept = self.machine.ages.get(place, Ages())
+        changes = (
+            self.machine.changes[(*place, revision)]
+            for revision in range(kept.revision + 1, profile.revision + 1)
+        )
+        return kept.followed_by((it.at, it.difference) for it in changes)
+
+    def keep_ages(self, profile: Profile, times: Mapping[int, int]) -> None:
+        """See `Edit.keep_ages`."""
+        self.machine.ages[self.app, profile.profile_id] = Ages(profile.revision, dict(times))
+
     def answer(self, key: str) -> Answer | None:
         """See `Edit.answer`."""
         return self.machine.answers.get((self.app, key))
@@ -213,9 +232,10 @@ class StorageMachine(RuleBasedStateMachine):
         self.changes: dict[tuple[AppId, ProfileId, int], Change] = {}
         self.aliases: dict[tuple[AppId, str], Alias] = {}
         self.answers: dict[tuple[AppId, str], Answer] = {}
+        self.ages: dict[tuple[AppId, ProfileId], Ages] = {}
         self.erased: set[tuple[AppId, str]] = set()
         """The names under which nobody has begun anew since they were erased."""
-        self.told: list[tuple[AppId, Told]] = []
+        self.told: list[tuple[AppId, ToldOf]] = []
         """Of whom else changes tell."""
         self.keys: dict[AppId, bytes] = {}
 
@@ -240,19 +260,26 @@ class StorageMachine(RuleBasedStateMachine):
         profile_id: ProfileId,
         after: Profile | None,
         undoes: TakenBack | None = None,
+        *,
+        is_other: bool = False,
     ) -> None:
-        """Remember what a profile has become; `after` has the revision that it must have."""
+        """Remember what a profile has become; `after` has the revision that it must have.
+
+        It may be another one in the place of the one before.
+        """
         revision = self.revisions.get((app, profile_id), 0) + 1
         assert after is None or after.revision == revision
         self.revisions[app, profile_id] = revision
         before = self.expected[app].get(profile_id)
         differs = difference(before, after, takes_back=undoes.revision if undoes else 0)
         if (name := rows.about(before, after, undoes)) is not None:
-            self.told.append((app, Told(name, profile_id, revision)))
+            self.told.append((app, ToldOf(name, profile_id, revision)))
         self.changes[app, profile_id, revision] = Change(
             "", profile_id, revision, self.now, SERVER, differs
         )
         self.seen[app, profile_id, revision] = after
+        if before is None or after is None or is_other:
+            self.ages.pop((app, profile_id), None)
         if after is None:
             del self.expected[app][profile_id]
         else:
@@ -400,7 +427,7 @@ class StorageMachine(RuleBasedStateMachine):
         for key in set(gone) & self.expected[app].keys() - new.keys():
             self.note(app, key, None)
         for key, one in new.items():
-            self.note(app, key, one)
+            self.note(app, key, one, is_other=key in gone)
         added = self.run(
             lambda: self.storage.replace_profiles(app, gone, brought.values(), now=self.now)
         )
@@ -449,6 +476,35 @@ class StorageMachine(RuleBasedStateMachine):
                 self.now,
                 lambda: writes.write_batch(edit, settings, policies, self.now, atomic=atomic),
             )
+
+        self.edit(app, work)
+
+    @rule(
+        first=strategies.booleans(),
+        ref=REFS,
+        others=strategies.lists(REFS, max_size=2),
+        values=VALUES,
+        ago=strategies.sampled_from([0, 1, 3, -5]),
+    )
+    def tell(
+        self,
+        *,
+        first: bool,
+        ref: ProfileRef,
+        others: list[ProfileRef],
+        values: dict[str, str],
+        ago: int,
+    ) -> None:
+        """Have an event tell identifiers that it has from some time ago."""
+        app = min(self.expected) if first else max(self.expected)
+        new_id = self.new_id()
+        at = max(self.now - ago, 0)
+        parties = [Party(one.profile_id, one.customer_user_id) for one in (ref, *others)]
+        told = {name: Told(value, at) for name, value in values.items()}
+        event = Event(None, parties[0], told, parties[1:])
+
+        def work(edit: Edit) -> object:
+            return apply(edit, event, policies={}, now=self.now, create_as=new_id)
 
         self.edit(app, work)
 
