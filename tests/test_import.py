@@ -1,4 +1,4 @@
-"""`knownas import`: what is in a file is merged, what is the same changes nothing, on both databases.
+"""`knownas import`: what a file has is merged, what is the same changes nothing.
 
 Row 30 of the threat table (a bomb, a broken row, the wrong encoding) stands here, too.
 """
@@ -130,7 +130,7 @@ def test_export_of_events_has_the_latest_of_each(known: Known) -> None:
 
 
 def test_export_of_revenuecat(known: Known) -> None:
-    """Reserved attributes become identifiers, each by its own time; an own id beats an anonymous."""
+    """Reserved attributes are identifiers, each by its own time; an own id beats an anonymous."""
     report = known.imports(FILES / "revenuecat.csv")
     assert report["format"] == "revenuecat"
     assert counts(report) == {"rows": 5, "new": 4, "bad": 1}
@@ -169,7 +169,7 @@ def test_dry_run_changes_nothing(known: Known, tmp_path: Path) -> None:
 
 
 def test_conflicts_are_reported(known: Known, tmp_path: Path) -> None:
-    """A customer of another profile is left alone; identifiers that come to be shared are counted."""
+    """A customer of another profile is left alone; identifiers that get shared are counted."""
     known("profile", "create", "--customer", "c-1", "--profile", ID.format(1))
     file = written(
         tmp_path / "a.csv",
@@ -248,7 +248,7 @@ def test_one_file_names_a_person_twice(known: Known, tmp_path: Path) -> None:
 
 
 def test_bad_rows_stop_it(known: Known, tmp_path: Path) -> None:
-    """With --on-error stop all before the first bad row is imported, nothing behind; --atomic: none."""
+    """With --on-error stop all before the first bad row is imported; with --atomic nothing is."""
     lines = [f"c-{n},{n}" for n in range(20)]
     lines[11] = "c-11,too,many"
     file = written(tmp_path / "a.csv", "customer_user_id,branch_id", *lines)
@@ -363,7 +363,7 @@ def test_lines_of_json(sqlite: Known, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])
 def test_packed_files(sqlite: Known, tmp_path: Path, ending: str) -> None:
-    """What is packed is known by its content, whatever its name; one that is cut off is said to be."""
+    """What is packed is known by its content, not its name; one that is cut off is said to be."""
     plain = many(tmp_path / "plain", 500).read_bytes()
     packed = gzip.compress(plain) if ending == "gz" else zstd().compress(plain)
     file = tmp_path / "packed"
@@ -431,7 +431,7 @@ def test_report_has_every_problem(sqlite: Known, tmp_path: Path) -> None:
 
 
 def test_30_broken_rows_and_encodings(known: Known, tmp_path: Path) -> None:
-    """Each bad row is reported with its line, whatever is wrong with it, and all others are kept."""
+    """Each bad row is reported with its line, whatever is wrong with it; all others are kept."""
     file = tmp_path / "a.csv"
     lines = [
         b"customer_user_id,branch_id",
@@ -495,7 +495,7 @@ def test_30_memory_is_flat(tmp_path: Path) -> None:
 
 def test_30_random_bytes_never_break_it(sqlite: Known, tmp_path: Path) -> None:
     """Whatever bytes a file has, the import ends with a report or one line."""
-    rng = random.Random(30)
+    rng = random.Random(30)  # noqa: S311 - no secret
     starts = [
         b"customer_user_id,branch_id\n",
         b"",

@@ -267,8 +267,8 @@ async def test_needs_are_a_hint(storage: Storage, app: App, needs: Needs | None)
 async def test_many_puts_are_as_one_by_one(
     storage: Storage, app: App, other: App, seed: int
 ) -> None:
-    """Puts and removals in one edit leave what they leave in an edit each: history, index, counts."""
-    rng = random.Random(seed)
+    """Puts and removals in one edit leave history, index and counts as in an edit each."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
     steps = [
         (
             rng.randrange(4),

@@ -118,9 +118,11 @@ def _lines(report: importing.Report, report_file: str | None) -> list[str]:
     verb = "would be " if report.dry_run else ""
     rate = done.rows / max(report.seconds, 0.001)
     lines = [
-        f"{report.file}: {report.format}, {done.rows:,} rows in {report.seconds:,.1f} s "
-        f"({rate:,.0f}/s): {done.new:,} {verb}new, {done.changed:,} {verb}changed, "
-        f"{done.same:,} the same."
+        (
+            f"{report.file}: {report.format}, {done.rows:,} rows in {report.seconds:,.1f} s "
+            f"({rate:,.0f}/s): {done.new:,} {verb}new, {done.changed:,} {verb}changed, "
+            f"{done.same:,} the same."
+        )
     ]
     if report.went_on_after:
         lines.append(f"It went on after the {report.went_on_after:,} rows that were done before.")

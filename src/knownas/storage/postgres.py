@@ -58,6 +58,8 @@ EDITS_AT_ONCE: Final = 100
 """Edits to a transaction: one may be as much as several writes."""
 FEW_REFS: Final = 10
 """An edit that asks for more profiles has a transaction of its own."""
+MANY_REFS: Final = 1_000
+"""An edit that asks for more, as an import does, has a connection of its own and no deadline."""
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
 WEBHOOK_WRITERS: Final = 1
@@ -261,8 +263,20 @@ class PostgresStorage:
     ) -> T:
         """See `Storage.edit`."""
         job = Job(app, work, needs or Needs(), now, by)
+        if len(job.needs.refs) > MANY_REFS:
+            many: T = await self._edit_many(job)
+            return many
         edits = self._edits if len(job.needs.refs) <= FEW_REFS else self._long_edits
         made: T = await edits.put(job)
+        return made
+
+    async def _edit_many(self, job: Job) -> Any:  # noqa: ANN401 - what the edit returns
+        """Make an edit that takes longer than others would wait for."""
+        [made] = await self._do(
+            lambda link: postgres_edit.edit(link, [job], self._subjects), long=True
+        )
+        if isinstance(made, BaseException):
+            raise made
         return made
 
     # --- history, feed and counts ---------------------------------------------------------------

@@ -21,7 +21,7 @@ from knownas.model import AppId, Profile, ProfileId
 from knownas.storage import rows
 from knownas.storage.postgres_errors import Outrun
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import ProfileKey, columns
+from knownas.storage.postgres_reads import ProfileKey, columns, in_order
 
 OWN: Final = "(SELECT base + pg_current_xact_id()::text::bigint AS tx FROM feed)"
 """The number of the transaction, for FROM."""
@@ -257,7 +257,7 @@ async def _holders(link: Link, most: dict[Holding, int]) -> dict[Holding, int]:
     """Return how many profiles have what, or that they are at least so many."""
     if not most:
         return {}
-    listed = sorted(most)
+    listed = in_order(most)
     brought = columns((*key, most[key]) for key in listed)
     if len(listed) > MANY:
         texts = [_SEPARATOR.join(map(str, column)) for column in brought]

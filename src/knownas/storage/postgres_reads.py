@@ -237,6 +237,17 @@ async def _profiles_of(
     return profiles, changed_in
 
 
+def in_order(keys: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Return identifiers in the order of the reverse index: app, kind, value, what else there is.
+
+    The kinds are apart: whole keys take several times as long to compare.
+    """
+    by_kind: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for key in keys:
+        by_kind.setdefault(key[:2], []).append(key[2:])
+    return [(*kind, *rest) for kind in sorted(by_kind) for rest in sorted(by_kind[kind])]
+
+
 def columns(listed: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     """Return rows as `unnest` takes them: a list for each column. There must be a row."""
     return [list(column) for column in zip(*listed, strict=True)]

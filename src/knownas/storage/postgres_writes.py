@@ -287,7 +287,7 @@ async def _store_identifiers(
         made = await link.fetch(_CLAIM_IDENTIFIERS, *columns(sorted(exclusive)))
         if len(made) < len(exclusive):
             raise Outrun
-    others = sorted(come - exclusive)
+    others = reads.in_order(come - exclusive)
     if len(others) > MANY:
         await stream(link, "identifiers", IDENTIFIER_COLUMNS, others)
     elif others:

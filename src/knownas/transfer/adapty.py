@@ -94,12 +94,14 @@ def _time(text: str, problems: list[FieldError]) -> int:
 
 
 def _identifiers(text: str, problems: list[FieldError], ignored: IgnoredNames) -> Identifiers:
-    with noting(problems):
+    try:
         given = dictionary(text)
-        if not given.keys() <= KIND_NUMBER.keys():
-            ignored.add((name for name in given if name not in KIND_NUMBER), tuple(KIND_NUMBER))
-        return identifiers_of(given, problems)
-    return NO_IDENTIFIERS
+    except ValidationError as error:
+        problems += error.fields
+        return NO_IDENTIFIERS
+    if not given.keys() <= KIND_NUMBER.keys():
+        ignored.add((name for name in given if name not in KIND_NUMBER), tuple(KIND_NUMBER))
+    return identifiers_of(given, problems)
 
 
 def dictionary(text: str) -> dict[str, str]:

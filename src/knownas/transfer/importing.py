@@ -264,7 +264,7 @@ class _Import:
 
     async def _write(self, before: Tally, records: Sequence[Record]) -> _Outcome:
         """Write a batch, again where the database was away: it says whether it was done."""
-        batch = [(one, ProfileId(str(uuid.uuid4()))) for one in records]
+        batch = [(one, _new_id(one)) for one in records]
         refs = [one.ref for one in records if isinstance(one, Row)]
         exclusive = writes.exclusive_kinds(self._app.policies)
         values = [
@@ -408,6 +408,13 @@ class _Import:
 
 
 _WAS_ERASED: Final = FieldError(None, "Was erased, and stays away.")
+
+
+def _new_id(record: Record) -> ProfileId:
+    """Return the id that a row's profile gets if it is made."""
+    if isinstance(record, Bad):
+        return ProfileId("")
+    return record.ref.profile_id or ProfileId(str(uuid.uuid4()))
 
 
 def _count(tally: Tally, problem: Problem) -> None:

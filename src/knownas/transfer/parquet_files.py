@@ -1,5 +1,6 @@
 """Parquet, by pyarrow, which is an extra: it is larger than all the rest together."""
 
+import importlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ _BUFFER: Final = 1024 * 1024
 
 def _pyarrow() -> Any:  # noqa: ANN401 - it comes without types
     try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra
-        import pyarrow.parquet  # noqa: PLC0415 - as just said
+        pa = importlib.import_module("pyarrow")
+        importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise TransferError(
             "Parquet needs pyarrow, which is not installed: pip install 'knownas[parquet]'."
@@ -88,7 +89,7 @@ class ParquetWriter:
     """A Parquet file that is written, in row groups."""
 
     def __init__(self, file: Any, columns: Iterable[str]) -> None:  # noqa: ANN401 - an open file
-        """Begin with a schema of texts; the column `created_at` has numbers. Raises TransferError."""
+        """Begin; all columns are texts but `created_at`. Raises TransferError."""
         self._pa = _pyarrow()
         self._schema = self._pa.schema(
             [

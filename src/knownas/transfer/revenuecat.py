@@ -88,8 +88,8 @@ def _attributes(text: str, problems: list[FieldError]) -> dict[str, tuple[Any, i
             one = given.get(name)
             if isinstance(one, dict):
                 at = one.get("updated_at_ms")
-                is_time = isinstance(at, int) and 0 <= at <= _MAX_TIME
-                found[kind] = (one.get("value"), at if is_time else 0)
+                time = at if isinstance(at, int) and 0 <= at <= _MAX_TIME else 0
+                found[kind] = (one.get("value"), time)
             elif one is not None:
                 found[kind] = (one, 0)
     return found

@@ -180,18 +180,22 @@ def customer_of(value: object, problems: list[FieldError]) -> str | None:
     """Return a customer's id; None where there is none, or what is wrong is in `problems`."""
     if isinstance(value, str) and _is_usual(trimmed := value.strip(" \t")):
         return trimmed or None
-    with noting(problems):
+    try:
         return clean_customer_text(text_of(value, "customer_user_id"), source="customer_user_id")
-    return None
+    except ValidationError as error:
+        problems += error.fields
+        return None
 
 
 def _identifier(value: object, name: str, problems: list[FieldError]) -> str | None:
     """Return an identifier; None where it is blank, or what is wrong is in `problems`."""
     if isinstance(value, str) and _is_usual(trimmed := value.strip()):
         return trimmed or None
-    with noting(problems):
+    try:
         return clean_value(text_of(value, name), source=name)
-    return None
+    except ValidationError as error:
+        problems += error.fields
+        return None
 
 
 def _is_usual(text: str) -> bool:

@@ -40,7 +40,11 @@ class _Unpacked(io.RawIOBase):
     """What a packed file unpacks to."""
 
     def __init__(
-        self, path: str, packed: BinaryIO, inner: Any, errors: tuple[type[Exception], ...]
+        self,
+        path: str,
+        packed: BinaryIO,
+        inner: Any,  # noqa: ANN401 - whatever unpacks
+        errors: tuple[type[Exception], ...],
     ) -> None:
         self._path = path
         self._packed = packed
@@ -78,7 +82,7 @@ class Lines:
         try:
             self._packed = Path(path).open("rb", buffering=_PIECE)  # noqa: SIM115 - `close` does
             self.size = os.fstat(self._packed.fileno()).st_size
-            self._file = self._unpacked()
+            self._file: Any = self._unpacked()
             start = self._file.peek(4)
         except OSError as error:
             raise TransferError(f"{path}: {error.strerror}.") from None
@@ -89,7 +93,7 @@ class Lines:
         self.start = self._file.peek(4)[:4]
         """The first bytes, unpacked."""
 
-    def _unpacked(self) -> io.BufferedReader:
+    def _unpacked(self) -> Any:  # noqa: ANN401 - a reader with peek, whatever is beneath it
         start = self._packed.read(4)
         self._packed.seek(0)
         inner: Any
