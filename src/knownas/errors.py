@@ -5,7 +5,8 @@
     ├── NotFound                not_found
     │   ├── ProfileNotFound     profile_not_found
     │   ├── ErasureNotFound     erasure_not_found
-    │   └── WebhookNotFound     webhook_not_found
+    │   ├── WebhookNotFound     webhook_not_found
+    │   └── UpstreamNotFound    upstream_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
@@ -109,6 +110,13 @@ class WebhookNotFound(NotFound):
 
     code = "webhook_not_found"
     message = "There is no such webhook; GET /api/v1/webhooks/ lists those that there are."
+
+
+class UpstreamNotFound(NotFound):
+    """The app has no upstream."""
+
+    code = "upstream_not_found"
+    message = "The app has no upstream; PUT /api/v1/upstream/ gives it one."
 
 
 class Gone(KnownasError):

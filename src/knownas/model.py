@@ -15,6 +15,7 @@ import msgspec
 
 from knownas.errors import FieldError, ProfileConflict, ProfileNotFound, ValidationError
 from knownas.keys import KeyType
+from knownas.upstreams import Upstream
 
 
 class Kind(NamedTuple):
@@ -91,6 +92,8 @@ class App(msgspec.Struct, frozen=True):
     created_at: int
     """Milliseconds since 1970, UTC, as every `…_at` here."""
     policies: Policies = {}
+    upstream: Upstream | None = None
+    """The other server that knows its profiles, if there is one."""
 
 
 NO_RATE: Final = "none"

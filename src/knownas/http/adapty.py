@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas.editing import Check
-from knownas.errors import FieldError, ValidationError
+from knownas.errors import FieldError, ProfileNotFound, ValidationError
 from knownas.history import Source
 from knownas.http import conditional, wire
 from knownas.http.asking import authenticated as _authenticated
@@ -39,11 +39,14 @@ async def get_identifiers(request: Request) -> Response:
     ref = headers.profile_ref()
     position = headers.log_position()
     conditions = conditional.conditions(headers)
-    if position is not None:
-        identifiers = await _registry(request).identifiers_after(key.app.id, ref, position)
-    else:
-        found = _registry(request).identifiers(key.app.id, ref)
-        identifiers = await found if inspect.isawaitable(found) else found
+    try:
+        if position is not None:
+            identifiers = await _registry(request).identifiers_after(key.app.id, ref, position)
+        else:
+            found = _registry(request).identifiers(key.app.id, ref)
+            identifiers = await found if inspect.isawaitable(found) else found
+    except ProfileNotFound:
+        identifiers = (await _registry(request).upstreams.fetch(key.app, ref)).identifiers
     body = wire.identifiers_body(identifiers)
     if conditions is None:
         # Byte for byte what the fast lane answers: no tag is made for who does not ask for one.
@@ -102,7 +105,7 @@ async def get_profile(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     conditions = conditional.conditions(headers)
-    profile = await _registry(request).profile(key.app.id, ref)
+    profile = await _registry(request).profile_from_anywhere(key.app, ref)
     if conditions and (answer := conditions.of_read(_profile_tag(key, profile))):
         return answer
     return _profile_response(request, key, profile, [])

@@ -46,7 +46,7 @@ async def get_profile(request: Request) -> Response:
     if given:
         profile = await registry_of(request).profile_as_of(key.app.id, ref, moment)
     else:
-        profile = await registry_of(request).profile(key.app.id, ref)
+        profile = await registry_of(request).profile_from_anywhere(key.app, ref)
     return wire.json_response({"data": wire.native_profile(profile)})
 
 

@@ -25,6 +25,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
+from knownas.upstreams import Upstream
 
 T = TypeVar("T")
 
@@ -294,6 +295,16 @@ class Storage(Protocol):
         """Have kinds of identifiers follow these policies. Raises Unauthorized without the app.
 
         Whoever writes learns of it with the app of its key.
+        """
+        ...
+
+    async def change_upstream(
+        self, app: AppId, change: Callable[[Upstream | None], Upstream | None]
+    ) -> Upstream | None:
+        """Replace an app's upstream by `change(upstream)` in one transaction; return what is kept.
+
+        None is no upstream. `change` is quick, and may run in another thread, and more than once;
+        what it raises is raised here, and nothing is written. Raises Unauthorized without the app.
         """
         ...
 

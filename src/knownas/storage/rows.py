@@ -21,13 +21,14 @@ from knownas.model import (
     Profile,
     ProfileId,
 )
+from knownas.upstreams import Upstream
 
-APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies"
+APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies, a.upstream"
 """What `to_app` takes, of `apps a`."""
 
 KEY_COLUMNS: Final = (
     "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at, k.rate,"
-    " a.id, a.uuid, a.name, a.created_at, a.policies"
+    " a.id, a.uuid, a.name, a.created_at, a.policies, a.upstream"
 )
 """What `to_key` takes, of `api_keys k` and `apps a`."""
 
@@ -44,6 +45,7 @@ _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], .
 to_difference = msgspec.json.Decoder(Difference).decode
 _decode_types = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
+_decode_upstream = msgspec.json.Decoder(Upstream).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -131,8 +133,25 @@ def from_policies(policies: Policies) -> str | None:
 
 def to_app(row: Iterable[Any]) -> App:
     """Return the app that stands in a row of `APP_COLUMNS`."""
-    number, uuid, name, created_at, policies = row
-    return App(number, uuid, name, created_at, _decode_policies(policies) if policies else {})
+    number, uuid, name, created_at, policies, upstream = row
+    return App(
+        number,
+        uuid,
+        name,
+        created_at,
+        _decode_policies(policies) if policies else {},
+        to_upstream(upstream),
+    )
+
+
+def from_upstream(upstream: Upstream | None) -> str | None:
+    """Return an upstream as JSON, its sealed key in base64; None where there is none."""
+    return None if upstream is None else _encode(upstream).decode()
+
+
+def to_upstream(text: str | None) -> Upstream | None:
+    """Return what `from_upstream` was given."""
+    return None if text is None else _decode_upstream(text)
 
 
 def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:

@@ -1,0 +1,135 @@
+"""The use cases of upstreams: set, show, pause and remove one, and ask it."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from knownas.errors import UpstreamNotFound, ValidationError
+from knownas.model import App, AppId, Profile, ProfileRef
+from knownas.storage import Storage
+from knownas.upstream import credentials
+from knownas.upstream.asking import Client
+from knownas.upstream.reading import Reading
+from knownas.upstreams import OnFailure, Upstream
+from knownas.vault import Vault
+
+if TYPE_CHECKING:
+    from knownas.webhooks.outbound import Sender
+
+_SAY_THE_KEY: Final = "Must be given for a new URL: a key is not sent to where it was not meant to."
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How an upstream is to be; what is UNSET stays, or has its default where there was none."""
+
+    url: str
+    key: str | UnsetType = UNSET
+    key_from: str | UnsetType = UNSET
+    """As `Upstream.key_from`; only for who may choose what a server reads."""
+    read_through: bool | UnsetType = UNSET
+    on_failure: OnFailure | UnsetType = UNSET
+    paused: bool | UnsetType = UNSET
+
+
+class Upstreams:
+    """The upstreams of all apps."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        vault: Vault,
+        sender: "Callable[[], Sender]",
+        *,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keep them in `storage`; `sender` returns what sends, the same each time."""
+        self._storage = storage
+        self._vault = vault
+        self._sender = sender
+        self._clock = clock
+        self._reading = Reading(
+            storage, Client(sender, vault, clock), clock=clock, monotonic=monotonic
+        )
+
+    async def one(self, app: AppId) -> Upstream:
+        """Return an app's upstream as it stands now. Raises UpstreamNotFound."""
+        kept = await self._storage.change_upstream(app, lambda upstream: upstream)
+        if kept is None:
+            raise UpstreamNotFound
+        return kept
+
+    async def set(self, app: App, terms: Terms) -> Upstream:
+        """Give an app an upstream, or change the one that it has; return what is kept.
+
+        Every process goes by it within a second. Raises FeatureNotConfigured for a key that is
+        to be stored where there is no master key, and ValidationError for a URL that nothing may
+        be sent to, a bad key, and none for a new URL.
+        """
+        url = self._clean_url(terms.url)
+        sealed = UNSET
+        if terms.key is not UNSET:
+            sealed = credentials.seal(self._vault, app, credentials.clean_key(terms.key))
+        now = self._clock()
+
+        def change(before: Upstream | None) -> Upstream:
+            kept = before or Upstream(url, now)
+            if sealed is not UNSET:
+                kept = msgspec.structs.replace(kept, key=sealed, key_from=None)
+            elif terms.key_from is not UNSET:
+                kept = msgspec.structs.replace(kept, key=None, key_from=terms.key_from)
+            elif before is None or before.url != url:
+                raise ValidationError(_SAY_THE_KEY, source="key")
+            changed = {
+                name: value
+                for name in ("read_through", "on_failure", "paused")
+                if (value := getattr(terms, name)) is not UNSET
+            }
+            # Never the same: what was learned of another one is not believed of this.
+            changed_at = now if before is None else max(now, before.changed_at + 1)
+            return msgspec.structs.replace(kept, url=url, changed_at=changed_at, **changed)
+
+        kept = await self._storage.change_upstream(app.id, change)
+        assert kept is not None  # noqa: S101 - `change` returns one
+        return kept
+
+    async def pause(self, app: AppId, *, paused: bool) -> Upstream:
+        """Have nothing asked or told for the time being, or go on. Raises UpstreamNotFound."""
+        now = self._clock()
+
+        def change(upstream: Upstream | None) -> Upstream:
+            if upstream is None:
+                raise UpstreamNotFound
+            changed_at = max(now, upstream.changed_at + 1)
+            return msgspec.structs.replace(upstream, paused=paused, changed_at=changed_at)
+
+        kept = await self._storage.change_upstream(app, change)
+        assert kept is not None  # noqa: S101 - as above
+        return kept
+
+    async def remove(self, app: AppId) -> None:
+        """Have an app have no upstream. Raises UpstreamNotFound."""
+
+        def change(upstream: Upstream | None) -> None:
+            if upstream is None:
+                raise UpstreamNotFound
+
+        await self._storage.change_upstream(app, change)
+
+    async def fetch(self, app: App, ref: ProfileRef) -> Profile:
+        """Return a profile that is not here, if the app's upstream knows it: see `Reading`."""
+        return await self._reading.fetch(app, ref)
+
+    async def close(self) -> None:
+        """Finish what was begun."""
+        await self._reading.close()
+
+    def _clean_url(self, text: str) -> str:
+        """Return the base of an API, in its one form. Raises ValidationError."""
+        url = self._sender().clean_url(text).rstrip("/")
+        if "?" in url:
+            raise ValidationError("Must have no query (?).", source="url")
+        return url
