@@ -20,7 +20,17 @@ from knownas.model import (
 )
 
 Via = Literal[
-    "api", "sdk", "cli", "demo", "copy", "import", "webhook", "upstream", "merge", "undo", "erasure",
+    "api",
+    "sdk",
+    "cli",
+    "demo",
+    "copy",
+    "import",
+    "webhook",
+    "upstream",
+    "merge",
+    "undo",
+    "erasure",
     "server",
 ]
 """By which way a change came."""

@@ -1,8 +1,8 @@
 """The registry: by which identifiers every other system knows a user.
 
-Every use case is one method here, or of `keyring`, `webhooks`, `upstreams` or `eraser`. It speaks of apps,
-keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given has been
-through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
+Every use case is one method here, or of `keyring`, `webhooks`, `upstreams` or `eraser`. It speaks
+of apps, keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given has
+been through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
 `knownas.errors`.
 """
 

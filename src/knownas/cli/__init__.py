@@ -14,6 +14,7 @@ from knownas.cli import (
     master_key,
     profiles,
     serve,
+    upstream,
     webhooks,
 )
 
@@ -37,6 +38,7 @@ def main() -> None:
         profiles.set_identifiers,
         profiles.profile_group,
         webhooks.webhook_group,
+        upstream.upstream_group,
         insight.changes,
         insight.coverage,
         insight.conflicts,

@@ -13,7 +13,7 @@ from knownas.errors import FieldError, ProfileNotFound, ValidationError
 from knownas.history import Source
 from knownas.http import conditional, wire
 from knownas.http.asking import authenticated as _authenticated
-from knownas.http.asking import once_of
+from knownas.http.asking import bring, once_of
 from knownas.http.asking import registry_of as _registry
 from knownas.model import (
     ApiKey,
@@ -94,6 +94,7 @@ async def put_profile(request: Request) -> Response:
     body = await wire.json_object(request, headers)
     once = once_of(request, headers, key, body)
     attributes, ignored = _profile_fields(request, body)
+    await bring(request, key, ref)
     profile = await _registry(request).put_profile(
         key.app.id, ref, attributes, by=Source("api", key.id), once=once, check=check
     )
@@ -119,6 +120,7 @@ async def update_profile(request: Request) -> Response:
     body = await wire.json_object(request, headers)
     once = once_of(request, headers, key, body)
     attributes, ignored = _profile_fields(request, body)
+    await bring(request, key, ref)
     profile = await _registry(request).update_profile(
         key.app.id, ref, attributes, by=Source("api", key.id), once=once, check=check
     )
@@ -131,6 +133,7 @@ async def delete_profile(request: Request) -> Response:
     ref = headers.profile_ref()
     check = conditional.check(headers, partial(_profile_tag, key))
     once = once_of(request, headers, key, None)
+    await bring(request, key, ref)
     await _registry(request).delete_profile(
         key.app.id, ref, by=Source("api", key.id), once=once, check=check
     )
@@ -153,6 +156,7 @@ async def _set_identifiers(  # noqa: PLR0913 - what the two callers differ in
     unknown += beside_data
     if reject and unknown:
         raise ValidationError(fields=unknown_kinds(unknown))
+    await bring(request, key, ref)
     await _registry(request).set_identifiers(key.app, ref, values, by=by, once=once, check=check)
     request.app.state.metrics.count_ignored_keys(len(unknown))
     return Response(headers=wire.ignored_header(unknown))

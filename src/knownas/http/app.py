@@ -22,7 +22,19 @@ from knownas.errors import (
     PayloadTooLarge,
     RequestTimeout,
 )
-from knownas.http import adapty, batch, erasures, feed, hooks, identity, insight, native, ops, wire
+from knownas.http import (
+    adapty,
+    batch,
+    erasures,
+    feed,
+    hooks,
+    identity,
+    insight,
+    native,
+    ops,
+    upstream,
+    wire,
+)
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
 from knownas.http.upkeep import keep_erasing, keep_up
@@ -117,6 +129,12 @@ ROUTES: Final = (
     Resource("/api/v1/webhooks/test/", POST=hooks.test_webhook),
     Resource("/api/v1/webhooks/deliveries/", GET=hooks.get_deliveries),
     Resource("/api/v1/webhooks/replay/", POST=hooks.replay),
+    Resource(
+        "/api/v1/upstream/",
+        GET=upstream.get_upstream,
+        PUT=upstream.put_upstream,
+        DELETE=upstream.delete_upstream,
+    ),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),

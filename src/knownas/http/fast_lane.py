@@ -176,12 +176,11 @@ class FastLane:
         if key is None or key.type != "secret" or key.rate is not None:
             return None
         try:
-            ref = _ref(asked.by, value)
-            found = self._identifiers(key.app.id, ref)
+            found = self._identifiers(key.app.id, _ref(asked.by, value))
             if not isinstance(found, tuple):
-                return asyncio.ensure_future(
-                    found if key.app.upstream is None else self._or_fetched(found, key.app, ref)
-                )
+                if key.app.upstream is not None:
+                    found = self._or_fetched(found, key.app, _ref(asked.by, value))
+                return asyncio.ensure_future(found)
             body = wire.identifiers_body(found)
             status = 200
         except ProfileNotFound:
@@ -230,6 +229,7 @@ class FastLane:
             or key.type != "secret"
             or key.rate is not None
             or key.app.policies
+            or key.app.upstream is not None
             or self._tells_position
         ):
             return None

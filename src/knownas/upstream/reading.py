@@ -14,7 +14,12 @@ import msgspec
 
 from knownas import writes
 from knownas.editing import Edit
-from knownas.errors import FeatureNotConfigured, ProfileConflict, ProfileNotFound, ServiceUnavailable
+from knownas.errors import (
+    FeatureNotConfigured,
+    ProfileConflict,
+    ProfileNotFound,
+    ServiceUnavailable,
+)
 from knownas.history import UPSTREAM
 from knownas.model import (
     KIND_NUMBER,
@@ -184,9 +189,7 @@ def _merged(
         return None
 
 
-def _with(
-    edit: Edit, here: Profile | None, known: Known, policies: Policies, now: int
-) -> Profile:
+def _with(edit: Edit, here: Profile | None, known: Known, policies: Policies, now: int) -> Profile:
     """Return what is here with what the upstream knows beside it.
 
     Of the kinds that only one profile may have, nothing that another one has already.
@@ -197,9 +200,7 @@ def _with(
         name: value
         for name, value in known.identifiers.items()
         if here.identifiers[KIND_NUMBER[name]] is None
-        and (
-            policies.get(name, "allow") == "allow" or not edit.holders(KIND_NUMBER[name], value)
-        )
+        and (policies.get(name, "allow") == "allow" or not edit.holders(KIND_NUMBER[name], value))
     }
     return msgspec.structs.replace(
         here,

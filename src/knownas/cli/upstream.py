@@ -1,0 +1,141 @@
+"""`knownas upstream …`: the other server that knows an app's profiles, such as Adapty."""
+
+import sys
+from typing import Any
+
+import click
+from msgspec import UNSET, UnsetType
+
+from knownas.cli.options import app_option, database_option, json_option
+from knownas.cli.printing import emit
+from knownas.cli.running import Failure, on_registry
+from knownas.registry import Registry
+from knownas.upstream import credentials
+from knownas.upstream.terms import Terms
+from knownas.upstreams import OnFailure, Upstream
+
+
+@click.group("upstream")
+def upstream_group() -> None:
+    """Live beside another server that knows an app's profiles, too."""
+
+
+@upstream_group.command("set")
+@click.argument("url")
+@click.option("--key-stdin", is_flag=True, help="Read the upstream's API key from standard input.")
+@click.option("--key-env", metavar="NAME", help="Servers find the key in this variable.")
+@click.option("--key-file", metavar="PATH", help="Servers find the key in this file.")
+@click.option("--read-through/--no-read-through", default=None, help="Ask for unknown profiles.")
+@click.option(
+    "--on-failure",
+    type=click.Choice(["not_found", "unavailable"]),
+    help="What an unknown profile gets while the upstream is down: 404, or 503.",
+)
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_set(  # noqa: PLR0913 - the options of the command
+    registry: Registry,
+    url: str,
+    *,
+    key_stdin: bool,
+    key_env: str | None,
+    key_file: str | None,
+    read_through: bool | None,
+    on_failure: OnFailure | None,
+    app_name: str,
+    as_json: bool,
+) -> None:
+    """Name the server at URL as the upstream of an app, or change how it is used.
+
+    A key from standard input is stored encrypted, which needs KNOWNAS_MASTER_KEY_FILE.
+    """
+    if sum([key_stdin, key_env is not None, key_file is not None]) > 1:
+        raise Failure("Say one of --key-stdin, --key-env and --key-file.")
+    key_from: str | UnsetType = UNSET
+    if key_env is not None:
+        key_from = credentials.from_variable(key_env)
+    if key_file is not None:
+        key_from = credentials.from_file(key_file)
+    terms = Terms(
+        url=url,
+        key=sys.stdin.read().strip() if key_stdin else UNSET,
+        key_from=key_from,
+        read_through=UNSET if read_through is None else read_through,
+        on_failure=UNSET if on_failure is None else on_failure,
+    )
+    app = await registry.app(app_name)
+    upstream = await registry.upstreams.set(app, terms)
+    emit(_data(upstream), as_json, _text(upstream))
+
+
+@upstream_group.command("show")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_show(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """Show the upstream of an app; its key is never shown."""
+    app = await registry.app(app_name)
+    upstream = await registry.upstreams.one(app.id)
+    emit(_data(upstream), as_json, _text(upstream))
+
+
+@upstream_group.command("pause")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_pause(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """Ask and tell the upstream nothing for the time being."""
+    await _pause(registry, app_name, as_json, paused=True)
+
+
+@upstream_group.command("resume")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_resume(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """Go on after a pause."""
+    await _pause(registry, app_name, as_json, paused=False)
+
+
+async def _pause(registry: Registry, app_name: str, as_json: bool, *, paused: bool) -> None:  # noqa: FBT001 - an option's value
+    app = await registry.app(app_name)
+    upstream = await registry.upstreams.pause(app.id, paused=paused)
+    emit(_data(upstream), as_json, "Paused." if paused else "Resumed.")
+
+
+@upstream_group.command("remove")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_remove(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """Forget the upstream of an app; what came from it stays."""
+    app = await registry.app(app_name)
+    await registry.upstreams.remove(app.id)
+    emit({"removed": True}, as_json, f"The app {app_name} has no upstream any more.")
+
+
+def _data(upstream: Upstream) -> dict[str, Any]:
+    return {
+        "url": upstream.url,
+        "key_from": upstream.key_from or "stored",
+        "read_through": upstream.read_through,
+        "on_failure": upstream.on_failure,
+        "paused": upstream.paused,
+        "changed_at": upstream.changed_at,
+    }
+
+
+def _text(upstream: Upstream) -> str:
+    reads = f"yes; while it is down: {upstream.on_failure}" if upstream.read_through else "no"
+    lines = [
+        f"upstream       {upstream.url}{'  (paused)' if upstream.paused else ''}",
+        f"key            {upstream.key_from or 'stored'}",
+        f"read-through   {reads}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""An app's upstream in the native API: shown, set and removed."""
+
+from typing import Any, Final
+
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.responses import Response
+
+from knownas.errors import FieldError, ValidationError
+from knownas.http import query, wire
+from knownas.http.asking import authenticated, registry_of
+from knownas.upstream.terms import Terms
+from knownas.upstreams import Upstream
+
+_NO_URL: Final = 'The body is empty. Send {"url": "https://…", "key": "…"}.'
+_SWITCHES: Final = ("read_through", "paused")
+_ON_FAILURE: Final = ("not_found", "unavailable")
+
+
+async def get_upstream(request: Request) -> Response:
+    """Answer the app's upstream; its key is never shown."""
+    key, _ = await authenticated(request, "secret")
+    query.refuse_any(request)
+    return _shown(await registry_of(request).upstreams.one(key.app.id))
+
+
+async def put_upstream(request: Request) -> Response:
+    """Give the app an upstream, or change what is given of the one that it has."""
+    key, headers = await authenticated(request, "secret")
+    query.refuse_any(request)
+    body = await wire.json_object(request, headers, if_empty=_NO_URL)
+    terms = _terms(body)
+    upstream = await registry_of(request).upstreams.set(key.app, terms)
+    registry_of(request).keyring.forget()
+    return _shown(upstream)
+
+
+async def delete_upstream(request: Request) -> Response:
+    """Have the app have no upstream."""
+    key, _ = await authenticated(request, "secret")
+    query.refuse_any(request)
+    await registry_of(request).upstreams.remove(key.app.id)
+    registry_of(request).keyring.forget()
+    return Response(status_code=204)
+
+
+def _terms(body: dict[str, Any]) -> Terms:
+    """Return what a body says an upstream is to be. Raises ValidationError."""
+    problems = wire.unknown_fields(body, "url", "key", "on_failure", *_SWITCHES)
+    for name in ("url", "key"):
+        if not isinstance(body.get(name, "" if name == "key" else None), str):
+            problems.append(FieldError(name, "Must be a string."))
+    for name in _SWITCHES:
+        if not isinstance(body.get(name, False), bool):
+            problems.append(FieldError(name, "Must be true or false."))
+    if body.get("on_failure", _ON_FAILURE[0]) not in _ON_FAILURE:
+        problems.append(FieldError("on_failure", "Must be not_found or unavailable."))
+    if problems:
+        raise ValidationError(fields=problems)
+    return Terms(
+        url=body["url"],
+        key=body.get("key", UNSET),
+        on_failure=body.get("on_failure", UNSET),
+        **{name: body.get(name, UNSET) for name in _SWITCHES},
+    )
+
+
+def _shown(upstream: Upstream) -> Response:
+    return wire.json_response(
+        {
+            "data": {
+                "url": upstream.url,
+                "key_from": "stored" if upstream.key_from is None else "operator",
+                "read_through": upstream.read_through,
+                "on_failure": upstream.on_failure,
+                "paused": upstream.paused,
+                "changed_at": upstream.changed_at,
+            }
+        }
+    )
