@@ -205,9 +205,11 @@ async def test_write_brings_the_profile_first(here: Server, there: Server, proxy
         assert found["profile_id"] == profile["profile_id"]
         assert found["identifiers"].items() >= VALUES.items()
     profile = await made(there, new_customer())
-    body = {"data": {"profile_id": profile["profile_id"], "adjust_device_id": "a"}}
+    sdk_body = {"data": {"profile_id": profile["profile_id"], "adjust_device_id": "a"}}
     public = here._replace(key=here.public_key)
-    assert (await asyncio.to_thread(ask, public, "POST", SDK_PATH, body=body)).status_code == 200
+    assert (
+        await asyncio.to_thread(ask, public, "POST", SDK_PATH, body=sdk_body)
+    ).status_code == 200
     assert set_of(await got(here, profile=profile["profile_id"])) == {
         **VALUES,
         "adjust_device_id": "a",

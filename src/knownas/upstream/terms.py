@@ -70,7 +70,7 @@ class Upstreams:
         be sent to, a bad key, and none for a new URL.
         """
         url = self._clean_url(terms.url)
-        sealed = UNSET
+        sealed: bytes | UnsetType = UNSET
         if terms.key is not UNSET:
             sealed = credentials.seal(self._vault, app, credentials.clean_key(terms.key))
         now = self._clock()
