@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +16,9 @@ from conftest import (
     Server,
     ask,
     error_code,
-    free_port,
     knownas,
-    start,
-    stop,
 )
 from hooks import asked
-from knownas import vault
 from knownas.upstream.asking import ASK_SECONDS
 from knownas.upstream.patience import FAILURES
 from proxies import CUT, Proxy, always, answer, late, proxying
@@ -50,43 +46,6 @@ BROKEN: Final = {
     "a redirect": answer(302, b"", "Location: http://127.0.0.1:1/"),
     "too long": answer(200, b'"' + b"x" * 70_000 + b'"'),
 }
-
-
-@pytest.fixture(scope="module")
-def key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give a master key."""
-    path = str(tmp_path_factory.mktemp("master") / "key")
-    vault.create(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def here(
-    server: Server, key_file: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """Give a server that may ask this machine."""
-    port = free_port()
-    process = start(
-        server.database,
-        port,
-        KNOWNAS_MASTER_KEY_FILE=key_file,
-        KNOWNAS_WEBHOOK_NETWORKS="127.0.0.0/8",
-        KNOWNAS_ERASURE_LEDGER=str(tmp_path_factory.mktemp("ledger") / "ledger"),
-        UPSTREAM_KEY="set by `there`",
-    )
-    yield server._replace(url=f"http://127.0.0.1:{port}")
-    assert stop(process) == 0
-
-
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Give the other server: a process and a database of its own, which speaks as Adapty's."""
-    database = f"sqlite:///{tmp_path_factory.mktemp('there')}/there.db"
-    port = free_port()
-    process = start(database, port, KNOWNAS_ERROR_DIALECT="live")
-    made_key = msgspec.json.decode(knownas("key", "create", "--json", database=database))
-    yield Server(f"http://127.0.0.1:{port}", made_key["key"], "", database)
-    assert stop(process) == 0
 
 
 @pytest.fixture

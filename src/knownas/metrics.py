@@ -17,6 +17,10 @@ from typing import BinaryIO, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
+from knownas.history import ALL_PROFILES
+from knownas.model import KINDS
+from knownas.shadows import RESULTS, Result
+
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other")
 STATUSES: Final = (
     200, 204, 304, 400, 401, 404, 405, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 501, 503,
@@ -67,7 +71,8 @@ class Metrics:
             for index, route in enumerate(self._routes)
         }
         self._ignored_keys = histograms + len(self._routes) * _CELLS_A_HISTOGRAM
-        size = self._ignored_keys + 1
+        self._compared = self._ignored_keys + 1
+        size = self._compared + (len(KINDS) + 1) * len(RESULTS)
         if shared is None:
             self._slabs = [memoryview(bytearray(size * _WORD)).cast("Q")]
             self.cells = self._slabs[0]
@@ -93,6 +98,13 @@ class Metrics:
     def count_ignored_keys(self, number: int) -> None:
         """Count keys of a body that are no kind of identifier and were left out."""
         self.cells[self._ignored_keys] += number
+
+    def count_compared(self, kind: int, result: Result) -> None:
+        """Count a comparison with an upstream, of a kind or of the profile as a whole."""
+        self.cells[self._compared_cell(kind, result)] += 1
+
+    def _compared_cell(self, kind: int, result: Result) -> int:
+        return self._compared + (kind - ALL_PROFILES) * len(RESULTS) + RESULTS.index(result)
 
     def histogram_cells(self, route: str) -> tuple[int, int]:
         """Return where the first bucket of a route's latencies is, and where their sum is."""
@@ -132,6 +144,27 @@ class Metrics:
             "Keys of bodies that are no kind of identifier and were left out.",
             value=self._sum(self._ignored_keys),
         )
+        yield from self._comparisons()
+
+    def _comparisons(self) -> Iterator[CounterMetricFamily]:
+        profiles = CounterMetricFamily(
+            "knownas_shadow_profiles",
+            "Profiles that were compared with the upstream's.",
+            labels=("result",),
+        )
+        identifiers = CounterMetricFamily(
+            "knownas_shadow_identifiers",
+            "Identifiers that were compared with the upstream's.",
+            labels=("kind", "result"),
+        )
+        for result in RESULTS:
+            if count := self._sum(self._compared_cell(ALL_PROFILES, result)):
+                profiles.add_metric((result,), count)
+            for number, kind in enumerate(KINDS):
+                if count := self._sum(self._compared_cell(number, result)):
+                    identifiers.add_metric((kind.name, result), count)
+        yield profiles
+        yield identifiers
 
     def _add_histogram(self, seconds: HistogramMetricFamily, route: str) -> None:
         base = self._histogram_base[route]

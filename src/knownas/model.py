@@ -115,6 +115,10 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many requests it may make, as `600/minute`, or `NO_RATE`; None for what the setting says.
     A key that was authenticated has the rate in force, None for no limit."""
 
+    is_ordinary: bool = False
+    """Of a key that was authenticated: whether it is a secret one whose requests are neither counted
+    nor compared, so that the fast lane may answer them."""
+
     def is_live(self, now: int) -> bool:
         """Tell whether the key opens anything at `now` (ms)."""
         return self.ended_at is None and (self.expires_at is None or now < self.expires_at)

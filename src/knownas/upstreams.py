@@ -31,8 +31,15 @@ class Upstream(msgspec.Struct, frozen=True, omit_defaults=True):
     read_through: bool = True
     """Whether a profile that is not here is asked for there."""
     on_failure: OnFailure = "unavailable"
+    shadow_percent: int = 0
+    """Of how many in a hundred reads the answer is compared with the upstream's."""
     paused: bool = False
     """Whether nothing is asked or told for the time being."""
+
+    @property
+    def is_shadowed(self) -> bool:
+        """Whether answers are compared with the upstream's now."""
+        return self.shadow_percent > 0 and not self.paused
 
     @property
     def is_read(self) -> bool:

@@ -7,10 +7,12 @@ import click
 from msgspec import UNSET, UnsetType
 
 from knownas.cli.options import app_option, database_option, json_option
-from knownas.cli.printing import emit
+from knownas.cli.printing import emit, utc
 from knownas.cli.running import Failure, on_registry
 from knownas.registry import Registry
+from knownas.shadows import counts_by_name
 from knownas.upstream import credentials
+from knownas.upstream.shadow import MOST_KEPT
 from knownas.upstream.terms import Terms
 from knownas.upstreams import OnFailure, Upstream
 
@@ -31,6 +33,11 @@ def upstream_group() -> None:
     type=click.Choice(["not_found", "unavailable"]),
     help="What an unknown profile gets while the upstream is down: 404, or 503.",
 )
+@click.option(
+    "--shadow-percent",
+    type=click.IntRange(0, 100),
+    help="Compare so many in a hundred answers with the upstream's.",
+)
 @app_option
 @json_option
 @database_option
@@ -44,6 +51,7 @@ async def upstream_set(  # noqa: PLR0913 - the options of the command
     key_file: str | None,
     read_through: bool | None,
     on_failure: OnFailure | None,
+    shadow_percent: int | None,
     app_name: str,
     as_json: bool,
 ) -> None:
@@ -64,6 +72,7 @@ async def upstream_set(  # noqa: PLR0913 - the options of the command
         key_from=key_from,
         read_through=UNSET if read_through is None else read_through,
         on_failure=UNSET if on_failure is None else on_failure,
+        shadow_percent=UNSET if shadow_percent is None else shadow_percent,
     )
     app = await registry.app(app_name)
     upstream = await registry.upstreams.set(app, terms)
@@ -120,12 +129,42 @@ async def upstream_remove(registry: Registry, *, app_name: str, as_json: bool) -
     emit({"removed": True}, as_json, f"The app {app_name} has no upstream any more.")
 
 
+@upstream_group.command("differences")
+@click.option("--limit", type=click.IntRange(1, MOST_KEPT), default=20, show_default=True)
+@click.option("--reset", is_flag=True, help="Forget them afterwards, and count anew.")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_differences(
+    registry: Registry, *, limit: int, reset: bool, app_name: str, as_json: bool
+) -> None:
+    """Show how often this server and the upstream were the same, and which profiles differ."""
+    app = await registry.app(app_name)
+    counts, differing = await registry.upstreams.differing(app.id, limit)
+    if reset:
+        await registry.upstreams.compare_anew(app.id)
+    shown = counts_by_name(counts)
+    lines = [_counts("profiles", shown["profiles"])]
+    lines += [_counts(name, of_kind) for name, of_kind in shown["identifiers"].items()]
+    for one in differing:
+        kinds = ", ".join(f"{name} {result}" for name, result in one.kinds.items())
+        lines.append(f"{utc(one.at)}  {one.profile_id}  {kinds or 'not known there'}")
+    emit({**shown, "differing": [one._asdict() for one in differing]}, as_json, "\n".join(lines))
+
+
+def _counts(name: str, counts: Any) -> str:  # noqa: ANN401 - as `counts_by_name` has them
+    told = ", ".join(f"{count} {result.replace('_', ' ')}" for result, count in counts.items())
+    return f"{name:<32} {told}"
+
+
 def _data(upstream: Upstream) -> dict[str, Any]:
     return {
         "url": upstream.url,
         "key_from": upstream.key_from or "stored",
         "read_through": upstream.read_through,
         "on_failure": upstream.on_failure,
+        "shadow_percent": upstream.shadow_percent,
         "paused": upstream.paused,
         "changed_at": upstream.changed_at,
     }
@@ -137,5 +176,6 @@ def _text(upstream: Upstream) -> str:
         f"upstream       {upstream.url}{'  (paused)' if upstream.paused else ''}",
         f"key            {upstream.key_from or 'stored'}",
         f"read-through   {reads}",
+        f"shadow         {upstream.shadow_percent} % of the reads",
     ]
     return "\n".join(lines)

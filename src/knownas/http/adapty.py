@@ -47,6 +47,8 @@ async def get_identifiers(request: Request) -> Response:
             identifiers = await found if inspect.isawaitable(found) else found
     except ProfileNotFound:
         identifiers = (await _registry(request).upstreams.fetch(key.app, ref)).identifiers
+    else:
+        _registry(request).upstreams.shadow.observe(key.app, ref)
     body = wire.identifiers_body(identifiers)
     if conditions is None:
         # Byte for byte what the fast lane answers: no tag is made for who does not ask for one.

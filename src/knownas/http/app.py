@@ -135,6 +135,11 @@ ROUTES: Final = (
         PUT=upstream.put_upstream,
         DELETE=upstream.delete_upstream,
     ),
+    Resource(
+        "/api/v1/upstream/differences/",
+        GET=upstream.get_differences,
+        DELETE=upstream.delete_differences,
+    ),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
@@ -280,6 +285,7 @@ def create_app(
     all processes that have it. Request ids are random unless `new_request_id` makes them.
     """
     metrics = Metrics([resource.path for resource in ROUTES], shared)
+    registry.upstreams.shadow.on_compared = metrics.count_compared
     draining = asyncio.Event()
 
     @asynccontextmanager

@@ -173,7 +173,7 @@ class FastLane:
         `dated` are uvicorn's default headers, `began_ns` is `time.monotonic_ns()` at the start.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret" or key.rate is not None:
+        if key is None or not key.is_ordinary:
             return None
         try:
             found = self._identifiers(key.app.id, _ref(asked.by, value))
@@ -206,7 +206,7 @@ class FastLane:
     ) -> "bytes | asyncio.Future[Holders] | None":
         """Return the whole answer to a reverse look-up, or what else `answer` returns."""
         key = self._believed_key(look_up.asked.authorization)
-        if key is None or key.type != "secret" or key.rate is not None:
+        if key is None or not key.is_ordinary:
             return None
         try:
             value = clean_value(look_up.value.decode(), source="value")
@@ -226,8 +226,7 @@ class FastLane:
         key = self._believed_key(asked.authorization)
         if (
             key is None
-            or key.type != "secret"
-            or key.rate is not None
+            or not key.is_ordinary
             or key.app.policies
             or key.app.upstream is not None
             or self._tells_position

@@ -9,11 +9,14 @@ from starlette.responses import Response
 from knownas.errors import FieldError, ValidationError
 from knownas.http import query, wire
 from knownas.http.asking import authenticated, registry_of
+from knownas.shadows import counts_by_name
+from knownas.upstream.shadow import MOST_KEPT
 from knownas.upstream.terms import Terms
 from knownas.upstreams import Upstream
 
 _NO_URL: Final = 'The body is empty. Send {"url": "https://…", "key": "…"}.'
 _SWITCHES: Final = ("read_through", "paused")
+_DEFAULT_LIMIT: Final = 100
 _ON_FAILURE: Final = ("not_found", "unavailable")
 
 
@@ -44,15 +47,40 @@ async def delete_upstream(request: Request) -> Response:
     return Response(status_code=204)
 
 
+async def get_differences(request: Request) -> Response:
+    """Answer how often this server and the upstream were the same, and which profiles differ."""
+    key, _ = await authenticated(request, "secret")
+    given = query.parameters(request.scope["query_string"], {"limit"})
+    limit = query.number(given, "limit", 1, MOST_KEPT) or _DEFAULT_LIMIT
+    counts, differing = await registry_of(request).upstreams.differing(key.app.id, limit)
+    return wire.json_response(
+        {
+            "data": [one._asdict() for one in differing],
+            "counts": counts_by_name(counts),
+        }
+    )
+
+
+async def delete_differences(request: Request) -> Response:
+    """Begin to count anew."""
+    key, _ = await authenticated(request, "secret")
+    query.refuse_any(request)
+    await registry_of(request).upstreams.compare_anew(key.app.id)
+    return Response(status_code=204)
+
+
 def _terms(body: dict[str, Any]) -> Terms:
     """Return what a body says an upstream is to be. Raises ValidationError."""
-    problems = wire.unknown_fields(body, "url", "key", "on_failure", *_SWITCHES)
+    problems = wire.unknown_fields(body, "url", "key", "on_failure", "shadow_percent", *_SWITCHES)
     for name in ("url", "key"):
         if not isinstance(body.get(name, "" if name == "key" else None), str):
             problems.append(FieldError(name, "Must be a string."))
     for name in _SWITCHES:
         if not isinstance(body.get(name, False), bool):
             problems.append(FieldError(name, "Must be true or false."))
+    percent = body.get("shadow_percent", 0)
+    if isinstance(percent, bool) or not isinstance(percent, int) or not 0 <= percent <= 100:  # noqa: PLR2004 - in a hundred
+        problems.append(FieldError("shadow_percent", "Must be a whole number from 0 to 100."))
     if body.get("on_failure", _ON_FAILURE[0]) not in _ON_FAILURE:
         problems.append(FieldError("on_failure", "Must be not_found or unavailable."))
     if problems:
@@ -61,6 +89,7 @@ def _terms(body: dict[str, Any]) -> Terms:
         url=body["url"],
         key=body.get("key", UNSET),
         on_failure=body.get("on_failure", UNSET),
+        shadow_percent=body.get("shadow_percent", UNSET),
         **{name: body.get(name, UNSET) for name in _SWITCHES},
     )
 
@@ -73,6 +102,7 @@ def _shown(upstream: Upstream) -> Response:
                 "key_from": "stored" if upstream.key_from is None else "operator",
                 "read_through": upstream.read_through,
                 "on_failure": upstream.on_failure,
+                "shadow_percent": upstream.shadow_percent,
                 "paused": upstream.paused,
                 "changed_at": upstream.changed_at,
             }

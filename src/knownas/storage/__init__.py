@@ -25,6 +25,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
+from knownas.shadows import Shadows
 from knownas.upstreams import Upstream
 
 T = TypeVar("T")
@@ -68,6 +69,11 @@ class Storage(Protocol):
     @property
     def webhooks(self) -> Webhooks:
         """Where changes are sent, and what of that is still to do."""
+        ...
+
+    @property
+    def shadows(self) -> Shadows:
+        """How apps and their upstreams differ."""
         ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:

@@ -41,6 +41,7 @@ from knownas.storage.postgres_erasures import PostgresErasures
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
+from knownas.storage.postgres_shadows import PostgresShadows
 from knownas.storage.postgres_state import Write
 from knownas.storage.postgres_writes import MAX_TRIES, write
 from knownas.upstreams import Upstream
@@ -140,6 +141,7 @@ class PostgresStorage:
             self._webhook_writers, _in_turn, seconds, at_once=1
         )
         self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
+        self.shadows = PostgresShadows(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False

@@ -77,6 +77,8 @@ _DELETE_APP: Final = (
     "DELETE FROM erasure_keys WHERE app_id = $1",
     "DELETE FROM webhooks WHERE app_id = $1",
     "DELETE FROM deliveries WHERE app_id = $1",
+    "DELETE FROM shadow_counts WHERE app_id = $1",
+    "DELETE FROM shadow_differences WHERE app_id = $1",
 )
 
 

@@ -44,6 +44,7 @@ TABLES: Final = (
     "aliases",
     "answers",
     "deliveries",
+    "shadow_differences",
 )
 """All that may have something of a person."""
 

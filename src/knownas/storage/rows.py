@@ -21,6 +21,7 @@ from knownas.model import (
     Profile,
     ProfileId,
 )
+from knownas.shadows import Result
 from knownas.upstreams import Upstream
 
 APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies, a.upstream"
@@ -45,6 +46,7 @@ _decode_attributes = msgspec.json.Decoder(tuple[tuple[str, str | int | float], .
 to_difference = msgspec.json.Decoder(Difference).decode
 _decode_types = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
+_decode_results = msgspec.json.Decoder(dict[str, Result]).decode
 _decode_upstream = msgspec.json.Decoder(Upstream).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -152,6 +154,11 @@ def from_upstream(upstream: Upstream | None) -> str | None:
 def to_upstream(text: str | None) -> Upstream | None:
     """Return what `from_upstream` was given."""
     return None if text is None else _decode_upstream(text)
+
+
+def to_results(text: str) -> dict[str, Result]:
+    """Return the results by name of the kind that stand in a row."""
+    return _decode_results(text)
 
 
 def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:

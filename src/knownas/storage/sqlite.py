@@ -46,6 +46,7 @@ from knownas.storage.sqlite_edit import SqliteEdit, prune_answers
 from knownas.storage.sqlite_erasures import SqliteErasures
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
+from knownas.storage.sqlite_shadows import SqliteShadows
 from knownas.storage.sqlite_tombstones import Gate, admit, require_app
 from knownas.storage.sqlite_writer import GroupCommit
 from knownas.upstreams import Upstream
@@ -112,6 +113,7 @@ class SqliteStorage:
         self._turn_ends: asyncio.Handle | None = None
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
         self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
+        self.shadows = SqliteShadows(self._writer, self._beside)
         self._closed = False
         self.erasures = SqliteErasures(self._path, self._writer, self._beside, self._read_aside)
 

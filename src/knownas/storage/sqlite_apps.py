@@ -40,6 +40,8 @@ _DELETE_APP: Final = (
     "DELETE FROM erasure_keys WHERE app_id = ?",
     "DELETE FROM webhooks WHERE app_id = ?",
     "DELETE FROM deliveries WHERE app_id = ?",
+    "DELETE FROM shadow_counts WHERE app_id = ?",
+    "DELETE FROM shadow_differences WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )

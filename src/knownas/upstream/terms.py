@@ -9,10 +9,12 @@ from msgspec import UNSET, UnsetType
 
 from knownas.errors import UpstreamNotFound, ValidationError
 from knownas.model import App, AppId, Profile, ProfileRef
+from knownas.shadows import Counts, Differing
 from knownas.storage import Storage
 from knownas.upstream import credentials
 from knownas.upstream.asking import Client
 from knownas.upstream.reading import Reading
+from knownas.upstream.shadow import Shadow
 from knownas.upstreams import OnFailure, Upstream
 from knownas.vault import Vault
 
@@ -31,6 +33,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """As `Upstream.key_from`; only for who may choose what a server reads."""
     read_through: bool | UnsetType = UNSET
     on_failure: OnFailure | UnsetType = UNSET
+    shadow_percent: int | UnsetType = UNSET
     paused: bool | UnsetType = UNSET
 
 
@@ -51,9 +54,9 @@ class Upstreams:
         self._vault = vault
         self._sender = sender
         self._clock = clock
-        self._reading = Reading(
-            storage, Client(sender, vault, clock), clock=clock, monotonic=monotonic
-        )
+        client = Client(sender, vault, clock)
+        self._reading = Reading(storage, client, clock=clock, monotonic=monotonic)
+        self.shadow = Shadow(storage, client, self._reading.breaker, clock=clock)
 
     async def one(self, app: AppId) -> Upstream:
         """Return an app's upstream as it stands now. Raises UpstreamNotFound."""
@@ -85,7 +88,7 @@ class Upstreams:
                 raise ValidationError(_SAY_THE_KEY, source="key")
             changed = {
                 name: value
-                for name in ("read_through", "on_failure", "paused")
+                for name in ("read_through", "on_failure", "shadow_percent", "paused")
                 if (value := getattr(terms, name)) is not UNSET
             }
             # Never the same: what was learned of another one is not believed of this.
@@ -123,9 +126,22 @@ class Upstreams:
         """Return a profile that is not here, if the app's upstream knows it: see `Reading`."""
         return await self._reading.fetch(app, ref)
 
+    async def differing(self, app: AppId, limit: int) -> tuple[Counts, list[Differing]]:
+        """Return how often this server and the upstream were the same, and who differs.
+
+        They are the profiles that were not the same at their last comparison, the newest first.
+        """
+        counts = await self._storage.shadows.counts(app)
+        return counts, await self._storage.shadows.differing(app, limit)
+
+    async def compare_anew(self, app: AppId) -> None:
+        """Forget what came of comparisons so far."""
+        await self._storage.shadows.forget(app)
+
     async def close(self) -> None:
         """Finish what was begun."""
         await self._reading.close()
+        await self.shadow.close()
 
     def _clean_url(self, text: str) -> str:
         """Return the base of an API, in its one form. Raises ValidationError."""
