@@ -70,8 +70,10 @@ async def test_differences_are_counted_and_listed(
     """
     del proxy
     customer, alone = new_customer(), new_customer()
-    await made(there, customer, appsflyer_id="there", branch_id="same", mixpanel_user_id="there")
-    mine = {"appsflyer_id": "here", "branch_id": "same", "adjust_device_id": "here"}
+    await made(
+        there, customer, appsflyer_id="of them", branch_id="same", mixpanel_user_id="of them"
+    )
+    mine = {"appsflyer_id": "of us", "branch_id": "same", "adjust_device_id": "of us"}
     await asked(here, "PUT", UPSTREAM, {"url": await url_of(here), "paused": True})
     profile, other = await made(here, customer, **mine), await made(here, alone, branch_id="b")
     await asked(here, "PUT", UPSTREAM, {"url": await url_of(here), "paused": False})
@@ -93,12 +95,12 @@ async def test_differences_are_counted_and_listed(
     assert found["counts"]["identifiers"]["branch_id"] == {
         "same": 1, "different": 0, "missing_here": 0, "missing_there": 1,
     }  # fmt: skip
-    assert not any(value in str(found) for value in ("there'", "here'"))
+    assert not any(value in str(found) for value in ("of them", "of us"))
     shown = knownas("upstream", "differences", database=here.database)
     assert f"{profile['profile_id']}  appsflyer_id different" in shown
     await asyncio.to_thread(ask, there, "POST", IDENTIFIERS_PATH, body=mine, customer=customer)
     await asyncio.to_thread(
-        ask, here, "POST", IDENTIFIERS_PATH, body={"mixpanel_user_id": "there"}, customer=customer
+        ask, here, "POST", IDENTIFIERS_PATH, body={"mixpanel_user_id": "of them"}, customer=customer
     )
     assert (await got(here, customer=customer)).status_code == 200
     found = await differences(here, 3)

@@ -31,6 +31,8 @@ class Upstream(msgspec.Struct, frozen=True, omit_defaults=True):
     read_through: bool = True
     """Whether a profile that is not here is asked for there."""
     on_failure: OnFailure = "unavailable"
+    write_through: bool = False
+    """Whether what clients write here is written there, too."""
     shadow_percent: int = 0
     """Of how many in a hundred reads the answer is compared with the upstream's."""
     paused: bool = False

@@ -1,7 +1,7 @@
 """`knownas upstream …`: the other server that knows an app's profiles, such as Adapty."""
 
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 from msgspec import UNSET, UnsetType
@@ -9,12 +9,15 @@ from msgspec import UNSET, UnsetType
 from knownas.cli.options import app_option, database_option, json_option
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import Failure, on_registry
+from knownas.deliveries import Delivery, WebhookState
 from knownas.registry import Registry
 from knownas.shadows import counts_by_name
 from knownas.upstream import credentials
 from knownas.upstream.shadow import MOST_KEPT
 from knownas.upstream.terms import Terms
 from knownas.upstreams import OnFailure, Upstream
+
+_PAGE: Final = 1_000
 
 
 @click.group("upstream")
@@ -32,6 +35,11 @@ def upstream_group() -> None:
     "--on-failure",
     type=click.Choice(["not_found", "unavailable"]),
     help="What an unknown profile gets while the upstream is down: 404, or 503.",
+)
+@click.option(
+    "--write-through/--no-write-through",
+    default=None,
+    help="Tell the upstream what clients write here.",
 )
 @click.option(
     "--shadow-percent",
@@ -52,6 +60,7 @@ async def upstream_set(  # noqa: PLR0913 - the options of the command
     read_through: bool | None,
     on_failure: OnFailure | None,
     shadow_percent: int | None,
+    write_through: bool | None,
     app_name: str,
     as_json: bool,
 ) -> None:
@@ -73,10 +82,12 @@ async def upstream_set(  # noqa: PLR0913 - the options of the command
         read_through=UNSET if read_through is None else read_through,
         on_failure=UNSET if on_failure is None else on_failure,
         shadow_percent=UNSET if shadow_percent is None else shadow_percent,
+        write_through=UNSET if write_through is None else write_through,
     )
     app = await registry.app(app_name)
     upstream = await registry.upstreams.set(app, terms)
-    emit(_data(upstream), as_json, _text(upstream))
+    told = await registry.upstreams.forwarding(app.id)
+    emit(_data(upstream, told), as_json, _text(upstream, told))
 
 
 @upstream_group.command("show")
@@ -88,7 +99,8 @@ async def upstream_show(registry: Registry, *, app_name: str, as_json: bool) -> 
     """Show the upstream of an app; its key is never shown."""
     app = await registry.app(app_name)
     upstream = await registry.upstreams.one(app.id)
-    emit(_data(upstream), as_json, _text(upstream))
+    told = await registry.upstreams.forwarding(app.id)
+    emit(_data(upstream, told), as_json, _text(upstream, told))
 
 
 @upstream_group.command("pause")
@@ -114,7 +126,8 @@ async def upstream_resume(registry: Registry, *, app_name: str, as_json: bool) -
 async def _pause(registry: Registry, app_name: str, as_json: bool, *, paused: bool) -> None:  # noqa: FBT001 - an option's value
     app = await registry.app(app_name)
     upstream = await registry.upstreams.pause(app.id, paused=paused)
-    emit(_data(upstream), as_json, "Paused." if paused else "Resumed.")
+    told = await registry.upstreams.forwarding(app.id)
+    emit(_data(upstream, told), as_json, "Paused." if paused else "Resumed.")
 
 
 @upstream_group.command("remove")
@@ -158,24 +171,80 @@ def _counts(name: str, counts: Any) -> str:  # noqa: ANN401 - as `counts_by_name
     return f"{name:<32} {told}"
 
 
-def _data(upstream: Upstream) -> dict[str, Any]:
+@upstream_group.command("dead")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_dead(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """List what the upstream was not told after the last attempt."""
+    app = await registry.app(app_name)
+    found: list[Delivery] = []
+    after = None
+    while True:
+        page = await registry.upstreams.deliveries(app.id, "dead", after, _PAGE)
+        found += page
+        if len(page) < _PAGE:
+            break
+        after = page[-1].key
+    data = [
+        {"profile_id": one.profile_id, "revision": one.revision, "last_failure": _failure(one)}
+        for one in found
+    ]
+    lines = [
+        f"{one.profile_id}  r{one.revision}  {one.failure.reason if one.failure else ''}"
+        for one in found
+    ]
+    emit(data, as_json, "\n".join(lines) or "Nothing was given up.")
+
+
+@upstream_group.command("replay")
+@app_option
+@json_option
+@database_option
+@on_registry
+async def upstream_replay(registry: Registry, *, app_name: str, as_json: bool) -> None:
+    """Tell the upstream again what was given up, and what waits."""
+    app = await registry.app(app_name)
+    replayed = 0
+    while True:
+        done, dead = await registry.upstreams.replay(app.id)
+        replayed += done
+        if not dead or not done:
+            break
+    emit({"replayed": replayed}, as_json, f"{replayed} are told again.")
+
+
+def _failure(delivery: Delivery) -> dict[str, Any] | None:
+    return None if delivery.failure is None else delivery.failure._asdict()
+
+
+def _data(upstream: Upstream, told: WebhookState | None) -> dict[str, Any]:
     return {
         "url": upstream.url,
         "key_from": upstream.key_from or "stored",
         "read_through": upstream.read_through,
         "on_failure": upstream.on_failure,
         "shadow_percent": upstream.shadow_percent,
+        "write_through": upstream.write_through,
         "paused": upstream.paused,
         "changed_at": upstream.changed_at,
+        "pending": told and told.pending,
+        "dead": told and told.dead,
+        "last_failure": told and told.last_failure and told.last_failure._asdict(),
     }
 
 
-def _text(upstream: Upstream) -> str:
+def _text(upstream: Upstream, told: WebhookState | None) -> str:
     reads = f"yes; while it is down: {upstream.on_failure}" if upstream.read_through else "no"
     lines = [
         f"upstream       {upstream.url}{'  (paused)' if upstream.paused else ''}",
         f"key            {upstream.key_from or 'stored'}",
         f"read-through   {reads}",
         f"shadow         {upstream.shadow_percent} % of the reads",
+        f"write-through  {'no' if told is None else f'{told.pending} wait, {told.dead} given up'}",
     ]
+    if told is not None and told.last_failure is not None:
+        at, _, reason = told.last_failure
+        lines.append(f"last failure   {utc(at)}  {reason}")
     return "\n".join(lines)

@@ -135,6 +135,8 @@ ROUTES: Final = (
         PUT=upstream.put_upstream,
         DELETE=upstream.delete_upstream,
     ),
+    Resource("/api/v1/upstream/deliveries/", GET=upstream.get_deliveries),
+    Resource("/api/v1/upstream/replay/", POST=upstream.replay),
     Resource(
         "/api/v1/upstream/differences/",
         GET=upstream.get_differences,

@@ -7,15 +7,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas.errors import FieldError, ValidationError
-from knownas.http import query, wire
+from knownas.http import hooks, query, wire
 from knownas.http.asking import authenticated, registry_of
+from knownas.model import AppId
 from knownas.shadows import counts_by_name
 from knownas.upstream.shadow import MOST_KEPT
 from knownas.upstream.terms import Terms
 from knownas.upstreams import Upstream
 
 _NO_URL: Final = 'The body is empty. Send {"url": "https://…", "key": "…"}.'
-_SWITCHES: Final = ("read_through", "paused")
+_SWITCHES: Final = ("read_through", "write_through", "paused")
 _DEFAULT_LIMIT: Final = 100
 _ON_FAILURE: Final = ("not_found", "unavailable")
 
@@ -24,7 +25,7 @@ async def get_upstream(request: Request) -> Response:
     """Answer the app's upstream; its key is never shown."""
     key, _ = await authenticated(request, "secret")
     query.refuse_any(request)
-    return _shown(await registry_of(request).upstreams.one(key.app.id))
+    return await _shown(request, key.app.id, await registry_of(request).upstreams.one(key.app.id))
 
 
 async def put_upstream(request: Request) -> Response:
@@ -35,7 +36,7 @@ async def put_upstream(request: Request) -> Response:
     terms = _terms(body)
     upstream = await registry_of(request).upstreams.set(key.app, terms)
     registry_of(request).keyring.forget()
-    return _shown(upstream)
+    return await _shown(request, key.app.id, upstream)
 
 
 async def delete_upstream(request: Request) -> Response:
@@ -45,6 +46,31 @@ async def delete_upstream(request: Request) -> Response:
     await registry_of(request).upstreams.remove(key.app.id)
     registry_of(request).keyring.forget()
     return Response(status_code=204)
+
+
+async def get_deliveries(request: Request) -> Response:
+    """Answer what the upstream was not told at once: what waits, or was given up."""
+    key, _ = await authenticated(request, "secret")
+    given = query.parameters(request.scope["query_string"], {"state", "limit", "cursor"})
+    problems: list[FieldError] = []
+    page = hooks.page_of(given, problems)
+    if problems:
+        raise ValidationError(fields=problems)
+    found = await registry_of(request).upstreams.deliveries(key.app.id, *page)
+    return hooks.deliveries_response(found, page.limit)
+
+
+async def replay(request: Request) -> Response:
+    """Tell the upstream again what was given up: all of it, or one."""
+    key, headers = await authenticated(request, "secret")
+    query.refuse_any(request)
+    body = await wire.json_object(request, headers)
+    problems = wire.unknown_fields(body, "profile_id", "revision")
+    only = hooks.only_of(body, problems)
+    if problems:
+        raise ValidationError(fields=problems)
+    replayed, dead = await registry_of(request).upstreams.replay(key.app.id, only)
+    return wire.json_response({"data": {"replayed": replayed, "dead": dead}})
 
 
 async def get_differences(request: Request) -> Response:
@@ -94,7 +120,8 @@ def _terms(body: dict[str, Any]) -> Terms:
     )
 
 
-def _shown(upstream: Upstream) -> Response:
+async def _shown(request: Request, app: AppId, upstream: Upstream) -> Response:
+    told = await registry_of(request).upstreams.forwarding(app)
     return wire.json_response(
         {
             "data": {
@@ -103,8 +130,10 @@ def _shown(upstream: Upstream) -> Response:
                 "read_through": upstream.read_through,
                 "on_failure": upstream.on_failure,
                 "shadow_percent": upstream.shadow_percent,
+                "write_through": upstream.write_through,
                 "paused": upstream.paused,
                 "changed_at": upstream.changed_at,
+                "forwarding": None if told is None else hooks.progress(told),
             }
         }
     )

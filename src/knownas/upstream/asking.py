@@ -52,12 +52,15 @@ class Trouble(Exception):
         reason: str,
         *,
         of: Literal["upstream", "question"] = "upstream",
+        status: int | None = None,
         retry_after: int | None = None,
     ) -> None:
         """Say in one sentence why, and whether the next question would fare the same."""
         super().__init__(reason)
         self.reason = reason
         self.of = of
+        self.status = status
+        """What the upstream answered, if it did."""
         self.retry_after = retry_after
         """Seconds that the upstream asks to be left alone."""
 
@@ -169,11 +172,13 @@ def _checked(answer: Answered | Unanswered) -> Answered:
     if answer.status // 100 == _OK // 100 or _is_unknown(answer):
         return answer
     if answer.status == _BAD_REQUEST:
-        raise Trouble("The upstream answered 400.", of="question")
+        raise Trouble("The upstream answered 400.", of="question", status=answer.status)
     retry_after = answer.retry_after
     if answer.status == _TOO_MANY and retry_after is None:
         retry_after = 1
-    raise Trouble(f"The upstream answered {answer.status}.", retry_after=retry_after)
+    raise Trouble(
+        f"The upstream answered {answer.status}.", status=answer.status, retry_after=retry_after
+    )
 
 
 def _is_unknown(answer: Answered) -> bool:

@@ -55,8 +55,9 @@ Resolve = Callable[[str], Sequence[str]]
 class Outcome(NamedTuple):
     """How one attempt to deliver ended."""
 
-    result: Literal["delivered", "failed", "refused", "gone"]
-    """`refused`: it may not go there, and nothing was sent. `gone`: the receiver wants no more."""
+    result: Literal["delivered", "failed", "rejected", "refused", "gone"]
+    """`rejected`: the receiver never takes this one. `refused`: it may not go there, and nothing was
+    sent. `gone`: the receiver wants no more."""
     status: int | None
     """What the receiver answered, if it did."""
     reason: str
