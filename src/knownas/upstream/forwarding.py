@@ -58,8 +58,9 @@ class Forwarding:
         try:
             await self._bring(app, app.upstream, change)
         except Trouble as error:
-            result = "failed" if error.of == "upstream" else "rejected"
-            return Outcome(result, error.status, error.reason, error.retry_after)
+            if error.of == "question":
+                return Outcome("rejected", error.status, error.reason)
+            return Outcome("failed", error.status, error.reason, error.retry_after)
         return _DELIVERED
 
     async def _bring(self, app: App, upstream: Upstream, change: Change) -> None:

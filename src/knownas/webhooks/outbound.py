@@ -56,8 +56,8 @@ class Outcome(NamedTuple):
     """How one attempt to deliver ended."""
 
     result: Literal["delivered", "failed", "rejected", "refused", "gone"]
-    """`rejected`: the receiver never takes this one. `refused`: it may not go there, and nothing was
-    sent. `gone`: the receiver wants no more."""
+    """`rejected`: the receiver never takes this one. `refused`: it may not go there, and nothing
+    was sent. `gone`: the receiver wants no more."""
     status: int | None
     """What the receiver answered, if it did."""
     reason: str
