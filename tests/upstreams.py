@@ -1,13 +1,14 @@
 """Two servers as the tests of upstreams have them: one here, and one there that knows more."""
 
 import asyncio
+import time
 import uuid
 from typing import Any, Final
 
 import httpx2
 
 from conftest import IDENTIFIERS_PATH, NATIVE_PATH, Server, ask, make_profile
-from hooks import asked
+from hooks import SECONDS, asked
 from proxies import Proxy
 
 UPSTREAM: Final = "/api/v1/upstream/"
@@ -48,3 +49,22 @@ def set_of(answer: httpx2.Response) -> dict[str, str]:
     """Return the identifiers of an answer that are set."""
     assert answer.status_code == 200, answer.text
     return {kind: value for kind, value in answer.json().items() if value is not None}
+
+
+async def written(server: Server, customer: str, body: object) -> None:
+    """Set identifiers of a customer's profile."""
+    done = await asyncio.to_thread(
+        ask, server, "POST", IDENTIFIERS_PATH, body=body, customer=customer
+    )
+    assert done.status_code == 200, done.text
+
+
+async def until_there(there: Server, customer: str, values: dict[str, str]) -> None:
+    """Return when the upstream knows a customer's profile with these identifiers."""
+    deadline = time.monotonic() + SECONDS
+    while True:
+        answer = await got(there, customer=customer)
+        if answer.status_code == 200 and set_of(answer) == values:
+            return
+        assert time.monotonic() < deadline, answer.text
+        await asyncio.sleep(0.05)
