@@ -97,7 +97,9 @@ async def test_differences_are_counted_and_listed(
     }  # fmt: skip
     assert not any(value in str(found) for value in ("of them", "of us"))
     shown = knownas("upstream", "differences", database=here.database)
-    assert f"{profile['profile_id']}  appsflyer_id different" in shown
+    assert (
+        f"{profile['profile_id']}  mixpanel_user_id missing_here, appsflyer_id different" in shown
+    )
     await asyncio.to_thread(ask, there, "POST", IDENTIFIERS_PATH, body=mine, customer=customer)
     await asyncio.to_thread(
         ask, here, "POST", IDENTIFIERS_PATH, body={"mixpanel_user_id": "of them"}, customer=customer
