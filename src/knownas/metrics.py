@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from knownas.history import ALL_PROFILES
 from knownas.model import KINDS
 from knownas.shadows import RESULTS, Result
+from knownas.upstreams import ASKED, Asked
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other")
 STATUSES: Final = (
@@ -72,7 +73,8 @@ class Metrics:
         }
         self._ignored_keys = histograms + len(self._routes) * _CELLS_A_HISTOGRAM
         self._compared = self._ignored_keys + 1
-        size = self._compared + (len(KINDS) + 1) * len(RESULTS)
+        self._asked = self._compared + (len(KINDS) + 1) * len(RESULTS)
+        size = self._asked + len(ASKED)
         if shared is None:
             self._slabs = [memoryview(bytearray(size * _WORD)).cast("Q")]
             self.cells = self._slabs[0]
@@ -98,6 +100,10 @@ class Metrics:
     def count_ignored_keys(self, number: int) -> None:
         """Count keys of a body that are no kind of identifier and were left out."""
         self.cells[self._ignored_keys] += number
+
+    def count_asked(self, outcome: Asked) -> None:
+        """Count a profile that an upstream was to be asked for."""
+        self.cells[self._asked + ASKED.index(outcome)] += 1
 
     def count_compared(self, kind: int, result: Result) -> None:
         """Count a comparison with an upstream, of a kind or of the profile as a whole."""
@@ -144,9 +150,9 @@ class Metrics:
             "Keys of bodies that are no kind of identifier and were left out.",
             value=self._sum(self._ignored_keys),
         )
-        yield from self._comparisons()
+        yield from self._upstreams()
 
-    def _comparisons(self) -> Iterator[CounterMetricFamily]:
+    def _upstreams(self) -> Iterator[CounterMetricFamily]:
         profiles = CounterMetricFamily(
             "knownas_shadow_profiles",
             "Profiles that were compared with the upstream's.",
@@ -163,6 +169,15 @@ class Metrics:
             for number, kind in enumerate(KINDS):
                 if count := self._sum(self._compared_cell(number, result)):
                     identifiers.add_metric((kind.name, result), count)
+        asked = CounterMetricFamily(
+            "knownas_upstream_questions",
+            "Profiles that were not here, and for which an upstream was to be asked.",
+            labels=("outcome",),
+        )
+        for position, outcome in enumerate(ASKED):
+            if count := self._sum(self._asked + position):
+                asked.add_metric((outcome,), count)
+        yield asked
         yield profiles
         yield identifiers
 

@@ -4,12 +4,20 @@ It stands in the row of the app, and so it is known wherever a key of the app is
 it and told to it stands in `knownas.upstream`.
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 
 OnFailure = Literal["not_found", "unavailable"]
 """What a request gets for a profile that is not here, while the upstream cannot be asked."""
+
+Asked = Literal["found", "unknown", "failed", "spared"]
+"""What came of asking an upstream for a profile.
+
+It is `unknown` there, or may not be here; `spared` where the upstream was left alone.
+"""
+
+ASKED: Final[tuple[Asked, ...]] = get_args(Asked)
 
 MAX_KEY_CHARACTERS: Final = 255
 

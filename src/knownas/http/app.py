@@ -288,6 +288,7 @@ def create_app(
     """
     metrics = Metrics([resource.path for resource in ROUTES], shared)
     registry.upstreams.shadow.on_compared = metrics.count_compared
+    registry.upstreams.reading.on_asked = metrics.count_asked
     draining = asyncio.Event()
 
     @asynccontextmanager

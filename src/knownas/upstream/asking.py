@@ -4,6 +4,7 @@ A 404 says that a profile is not known only where its body says so: that of a wr
 a proxy, says nothing about any profile.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from knownas.model import (
     clean_profile_id,
     clean_value,
 )
+from knownas.storage import Storage
 from knownas.upstream import credentials
 from knownas.upstreams import Upstream
 from knownas.vault import Vault
@@ -79,9 +81,14 @@ class Client:
     """Asks the upstreams of all apps."""
 
     def __init__(
-        self, open_sender: "Callable[[], Sender]", vault: Vault, clock: Callable[[], int]
+        self,
+        storage: Storage,
+        open_sender: "Callable[[], Sender]",
+        vault: Vault,
+        clock: Callable[[], int],
     ) -> None:
         """Send by what `open_sender` returns, which is made when it is needed."""
+        self._storage = storage
         self._open_sender = open_sender
         self._vault = vault
         self._clock = clock
@@ -140,10 +147,7 @@ class Client:
 
         Raises Trouble for anything else.
         """
-        try:
-            key = credentials.unseal(self._vault, app, upstream)
-        except credentials.NoKey as error:
-            raise Trouble(str(error)) from None
+        key = await self._key(app, upstream)
         headers: list[tuple[str, str | bytes]] = [
             ("Authorization", f"Api-Key {key}"),
             ("Accept", "application/json"),
@@ -163,6 +167,27 @@ class Client:
             seconds=ASK_SECONDS,
         )
         return _checked(answer)
+
+    async def _key(self, app: App, upstream: Upstream) -> str:
+        """Return the upstream's key; seal it anew where that was under an older master key.
+
+        Raises Trouble.
+        """
+        try:
+            key = credentials.unseal(self._vault, app, upstream)
+        except credentials.NoKey as error:
+            raise Trouble(str(error)) from None
+        if upstream.key is not None and self._vault.needs_resealing(upstream.key):
+            sealed = credentials.seal(self._vault, app, key)
+
+            def change(now: Upstream | None) -> Upstream | None:
+                if now is None or now.key != upstream.key:
+                    return now  # it has another key by now
+                return msgspec.structs.replace(now, key=sealed)
+
+            with contextlib.suppress(KnownasError):  # whoever asks next tries again
+                await self._storage.change_upstream(app.id, change)
+        return key
 
 
 def _checked(answer: Answered | Unanswered) -> Answered:

@@ -35,7 +35,7 @@ from knownas.model import (
 from knownas.storage import Storage
 from knownas.upstream.asking import ASK_SECONDS, Client, Known, Trouble
 from knownas.upstream.patience import Absent, Breaker
-from knownas.upstreams import Upstream
+from knownas.upstreams import Asked, Upstream
 from knownas.writes import Setting
 
 AT_ONCE: Final = 32
@@ -50,6 +50,10 @@ class _Question(NamedTuple):
     app: AppId
     changed_at: int
     ref: ProfileRef
+
+
+class _Spared(Trouble):
+    """An upstream was not asked, because it did not answer others."""
 
 
 class Reading:
@@ -72,6 +76,8 @@ class Reading:
         self._breakers: dict[AppId, tuple[Upstream, Breaker]] = {}
         self._asking: dict[_Question, asyncio.Task[Profile | None]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self.on_asked: Callable[[Asked], None] = lambda _outcome: None
+        """Told what came of each question."""
 
     async def fetch(self, app: App, ref: ProfileRef) -> Profile:
         """Return a profile that was not here a moment ago, once the upstream has brought it.
@@ -88,7 +94,7 @@ class Reading:
             raise ProfileNotFound
         asking = self._asking.get(question)
         if asking is None:
-            asking = asyncio.create_task(self._ask(app, upstream, question))
+            asking = asyncio.create_task(self._counted(app, upstream, question))
             self._asking[question] = asking
             asking.add_done_callback(lambda done: self._asked(question, done))
         try:
@@ -105,12 +111,25 @@ class Reading:
         if not done.cancelled():
             done.exception()  # whoever asked may be gone
 
+    async def _counted(self, app: App, upstream: Upstream, question: _Question) -> Profile | None:
+        """Do as `_ask`, and tell what came of it."""
+        outcome: Asked = "failed"
+        try:
+            found = await self._ask(app, upstream, question)
+            outcome = "unknown" if found is None else "found"
+        except _Spared:
+            outcome = "spared"
+            raise
+        finally:
+            self.on_asked(outcome)
+        return found
+
     async def _ask(self, app: App, upstream: Upstream, question: _Question) -> Profile | None:
         """Return what the upstream brought, None where it is to stay away. Raises Trouble."""
         breaker = self.breaker(app.id, upstream)
         if not breaker.admit(ASK_SECONDS):
             left = math.ceil(breaker.seconds_left)
-            raise Trouble("The upstream is left alone for a while.", retry_after=left)
+            raise _Spared("The upstream is left alone for a while.", retry_after=left)
         try:
             async with asyncio.timeout(ASK_SECONDS), self._slots:
                 known = await self._client.profile(app, upstream, question.ref)

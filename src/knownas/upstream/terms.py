@@ -69,9 +69,9 @@ class Upstreams:
         self._vault = vault
         self._sender = sender
         self._clock = clock
-        self._client = client = Client(sender, vault, clock)
-        self._reading = Reading(storage, client, clock=clock, monotonic=monotonic)
-        self.shadow = Shadow(storage, client, self._reading.breaker, clock=clock)
+        self._client = client = Client(storage, sender, vault, clock)
+        self.reading = Reading(storage, client, clock=clock, monotonic=monotonic)
+        self.shadow = Shadow(storage, client, self.reading.breaker, clock=clock)
 
     async def one(self, app: AppId) -> Upstream:
         """Return an app's upstream as it stands now. Raises UpstreamNotFound."""
@@ -198,7 +198,7 @@ class Upstreams:
 
     async def fetch(self, app: App, ref: ProfileRef) -> Profile:
         """Return a profile that is not here, if the app's upstream knows it: see `Reading`."""
-        return await self._reading.fetch(app, ref)
+        return await self.reading.fetch(app, ref)
 
     async def differing(self, app: AppId, limit: int) -> tuple[Counts, list[Differing]]:
         """Return how often this server and the upstream were the same, and who differs.
@@ -214,7 +214,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """Finish what was begun."""
-        await self._reading.close()
+        await self.reading.close()
         await self.shadow.close()
 
     def _clean_url(self, text: str) -> str:
