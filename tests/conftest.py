@@ -23,7 +23,7 @@ from anyio.from_thread import start_blocking_portal
 
 import postgres
 from blocking import Blocking
-from knownas import bootstrap
+from knownas import bootstrap, vault
 from knownas.registry import Registry
 from knownas_client import AsyncClient, Client
 
@@ -347,3 +347,40 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
             return Blocking(portal, client)
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give a master key."""
+    path = str(tmp_path_factory.mktemp("master") / "key")
+    vault.create(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def here(
+    server: Server, key_file: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Give a server over the same database that may ask this machine, and may erase."""
+    port = free_port()
+    process = start(
+        server.database,
+        port,
+        KNOWNAS_MASTER_KEY_FILE=key_file,
+        KNOWNAS_WEBHOOK_NETWORKS="127.0.0.0/8",
+        KNOWNAS_ERASURE_LEDGER=str(tmp_path_factory.mktemp("ledger") / "ledger"),
+        KNOWNAS_METRICS_TOKEN="metrics-token",  # noqa: S106 - a test's own
+    )
+    yield server._replace(url=f"http://127.0.0.1:{port}")
+    assert stop(process) == 0
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Give the other server: a process and a database of its own, which speaks as Adapty's."""
+    database = f"sqlite:///{tmp_path_factory.mktemp('there')}/there.db"
+    port = free_port()
+    process = start(database, port, KNOWNAS_ERROR_DIALECT="live")
+    made = msgspec.json.decode(knownas("key", "create", "--json", database=database))
+    yield Server(f"http://127.0.0.1:{port}", made["key"], "", database)
+    assert stop(process) == 0

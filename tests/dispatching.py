@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import functools
 import signal
 import sys
 from ipaddress import ip_network
@@ -31,8 +32,7 @@ async def main(database: str, key_file: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await Dispatcher(
         registry.storage,
-        registry.vault,
-        registry.webhooks.sender(),
+        functools.partial(bootstrap.open_courier, registry),
         clock=registry.now,
         tell=fail,
         pace=Pace(look=0.05, lease=1.0),

@@ -22,6 +22,7 @@ from knownas.vault import Vault
 from knownas.webhooks import rounds, signatures
 from knownas.webhooks.dispatcher import Dispatcher
 from knownas.webhooks.outbound import Sender
+from knownas.webhooks.posting import Posting
 from knownas.webhooks.rounds import Pace
 from receivers import NO_CONTENT, Received, Receiver, receiving
 
@@ -104,10 +105,12 @@ class Team:
     ) -> AsyncIterator[asyncio.Event]:
         """Deliver meanwhile; the event stops it."""
         registry = registry or self.registry
+        means = (
+            registry.storage, registry.vault, sender or registry.webhooks.sender(), clock
+        )  # fmt: skip
         dispatcher = Dispatcher(
             registry.storage,
-            registry.vault,
-            sender or registry.webhooks.sender(),
+            lambda app, webhook: Posting(*means, app, webhook),
             clock=clock,
             tell=self.errors.append,
             pace=pace,

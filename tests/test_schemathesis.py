@@ -28,6 +28,7 @@ from knownas.webhooks.senders import SENDERS
 CREATE_PROFILE = "/api/v2/server-side-api/profile/"
 WEBHOOKS = "/api/v1/webhooks/"
 RECEIVING = "/webhooks/{sender}/{app}/"
+UPSTREAM = "/api/v1/upstream/"
 BATCHES = ("/api/v1/batch/read/", "/api/v1/batch/write/")
 # Of itself Schemathesis puts no quote into a header, and so would send no tag that is one.
 ENTITY_TAGS = st.from_regex(r'\*|(W/)?"[a-f0-9-]{0,3}"(, "-")?', fullmatch=True)
@@ -80,6 +81,8 @@ def test_server_keeps_its_contract(patient_server: Server) -> None:
     ) -> None:
         if (case.method, case.path, response.status_code) == ("POST", WEBHOOKS, 200):
             _disable(patient_server, response.json()["data"]["id"])
+        if (case.method, case.path, response.status_code) == ("PUT", UPSTREAM, 200):
+            _remove_upstream(patient_server)
         if case.method == "DELETE":
             _create_profile_of_the_examples(patient_server)
 
@@ -138,6 +141,12 @@ def _disable(server: Server, webhook_id: str) -> None:
     headers = {"Authorization": f"Api-Key {server.key}"}
     body = {"id": webhook_id, "enabled": False}
     assert httpx2.patch(server.url + WEBHOOKS, headers=headers, json=body).status_code == 200
+
+
+def _remove_upstream(server: Server) -> None:
+    """Have nothing asked of a host that was made up."""
+    headers = {"Authorization": f"Api-Key {server.key}"}
+    assert httpx2.delete(server.url + UPSTREAM, headers=headers).status_code == 204
 
 
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
@@ -243,8 +252,13 @@ def _goes_against_a_pair(case: Case) -> bool:
 
 
 def _may_not_be_sent_to(case: Case, response: schemathesis.Response) -> bool:
-    """Where a URL may lead, and how many webhooks there are already, no pattern says."""
+    """Where a URL may lead, and how many webhooks there are already, no pattern says.
+
+    Nor does it say that a new upstream needs a key.
+    """
     found = {it["source"]: it["errors"] for it in response.json()["errors"]}
+    if case.path == UPSTREAM:
+        return found.keys() <= {"url", "key"}
     if case.path != WEBHOOKS or not isinstance(case.body, dict):
         return False
     return found.keys() == {"url"} or "at most 20 webhooks" in str(found.get(None))

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from knownas import ledger, logs, replaying
+from knownas.deliveries import UPSTREAM, Webhook
 from knownas.erasing import Subjects
 from knownas.http.app import Application, create_app
 from knownas.metrics import SharedMemory
+from knownas.model import AppId
 from knownas.registry import Registry, system_clock
 from knownas.replaying import Replayed
 from knownas.settings import Settings, SettingsError, networks
@@ -20,6 +22,7 @@ from knownas.vault import Vault
 if TYPE_CHECKING:
     from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.outbound import Sender
+    from knownas.webhooks.posting import Courier
 
 TEMPORARY: Final = "sqlite://"
 """The URL of a database that is gone when it is closed."""
@@ -246,13 +249,20 @@ def open_dispatcher(registry: Registry) -> "Dispatcher | None":
     def tell(error: Exception) -> None:
         log.error("webhook_error", type=type(error).__name__, at=logs.place_of(error))
 
+    registry.webhooks.sender()  # what is wrong with its certificates is told now
     return Dispatcher(
         registry.storage,
-        registry.vault,
-        registry.webhooks.sender(),
+        functools.partial(open_courier, registry),
         clock=registry.now,
         tell=tell,
     )
+
+
+def open_courier(registry: Registry, app: AppId, webhook: Webhook) -> "Courier":
+    """Return who brings an app's changes to where a webhook goes."""
+    if webhook.id == UPSTREAM:
+        return registry.upstreams.courier(app)
+    return registry.webhooks.courier(app, webhook)
 
 
 def make_app(

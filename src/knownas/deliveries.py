@@ -8,12 +8,15 @@ Of the deliveries of one profile that wait, only the earliest has a time: the ot
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from knownas.history import Change
 from knownas.model import AppId, ProfileId
 
 State = Literal["pending", "dead"]
+
+UPSTREAM: Final = "upstream"
+"""The id of the webhook that brings an app's changes to its upstream, and is in no list of them."""
 
 DeliveryKey = tuple[ProfileId, int]
 """The profile and its revision: which change of a webhook's app a delivery is of."""
@@ -109,8 +112,8 @@ class Webhooks(Protocol):
     async def add(self, app: AppId, webhook: Webhook, cursor: str, *, most: int) -> None:
         """Keep a new webhook, which follows the feed from a cursor.
 
-        Raises ValidationError where the app has as many as `most`, Unauthorized where it was
-        deleted.
+        Raises ValidationError where the app has as many as `most`, that to its upstream not
+        counted, Unauthorized where it was deleted.
         """
         ...
 

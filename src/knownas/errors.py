@@ -6,7 +6,8 @@
     │   ├── ProfileNotFound     profile_not_found
     │   ├── ErasureNotFound     erasure_not_found
     │   ├── WebhookNotFound     webhook_not_found
-    │   └── DeadLetterNotFound  dead_letter_not_found
+    │   ├── DeadLetterNotFound  dead_letter_not_found
+    │   └── UpstreamNotFound    upstream_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
@@ -120,6 +121,13 @@ class DeadLetterNotFound(NotFound):
         "There is no such dead letter; GET /api/v1/inbound/dead-letters/ lists those that there "
         "are."
     )
+
+
+class UpstreamNotFound(NotFound):
+    """The app has no upstream."""
+
+    code = "upstream_not_found"
+    message = "The app has no upstream; PUT /api/v1/upstream/ gives it one."
 
 
 class Gone(KnownasError):

@@ -20,7 +20,18 @@ from knownas.model import (
 )
 
 Via = Literal[
-    "api", "sdk", "cli", "demo", "copy", "import", "webhook", "merge", "undo", "erasure", "server"
+    "api",
+    "sdk",
+    "cli",
+    "demo",
+    "copy",
+    "import",
+    "webhook",
+    "upstream",
+    "merge",
+    "undo",
+    "erasure",
+    "server",
 ]
 """By which way a change came."""
 
@@ -45,6 +56,7 @@ class Source(NamedTuple):
 SERVER: Final = Source("server")
 MERGE: Final = Source("merge")
 UNDO: Final = Source("undo")
+UPSTREAM: Final = Source("upstream")
 
 
 class Difference(msgspec.Struct, frozen=True, omit_defaults=True):

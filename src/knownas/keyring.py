@@ -114,7 +114,11 @@ class Keyring:
                 self._remember_the_end(key, now)
             raise Unauthorized
         rate = self._key_rate if key.rate is None else key.rate
-        key = msgspec.structs.replace(key, rate=None if rate == NO_RATE else rate)
+        rate = None if rate == NO_RATE else rate
+        upstream = key.app.upstream
+        is_compared = upstream is not None and upstream.is_shadowed
+        is_ordinary = key.type == "secret" and rate is None and not is_compared
+        key = msgspec.structs.replace(key, rate=rate, is_ordinary=is_ordinary)
         if len(self._believed) >= _KEY_CACHE_SIZE:
             self._believed.clear()
         self._believed[authorization] = _Believed(

@@ -18,7 +18,11 @@ from typing import BinaryIO, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
+from knownas.history import ALL_PROFILES
+from knownas.model import KINDS
 from knownas.receiving import OUTCOMES, Outcome
+from knownas.shadows import RESULTS, Result
+from knownas.upstreams import ASKED, Asked
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other")
 STATUSES: Final = (
@@ -83,7 +87,9 @@ class Metrics:
             (sender, outcome): self._ignored_keys + 1 + index
             for index, (sender, outcome) in enumerate(itertools.product(senders, OUTCOMES))
         }
-        size = self._ignored_keys + 1 + len(self._inbound)
+        self._compared = self._ignored_keys + 1 + len(self._inbound)
+        self._asked = self._compared + (len(KINDS) + 1) * len(RESULTS)
+        size = self._asked + len(ASKED)
         if shared is None:
             self._slabs = [memoryview(bytearray(size * _WORD)).cast("Q")]
             self.cells = self._slabs[0]
@@ -113,6 +119,17 @@ class Metrics:
     def count_inbound(self, sender: str, outcome: Outcome) -> None:
         """Count a request of a sender of webhooks, by what became of it."""
         self.cells[self._inbound[sender, outcome]] += 1
+
+    def count_asked(self, outcome: Asked) -> None:
+        """Count a profile that an upstream was to be asked for."""
+        self.cells[self._asked + ASKED.index(outcome)] += 1
+
+    def count_compared(self, kind: int, result: Result) -> None:
+        """Count a comparison with an upstream, of a kind or of the profile as a whole."""
+        self.cells[self._compared_cell(kind, result)] += 1
+
+    def _compared_cell(self, kind: int, result: Result) -> int:
+        return self._compared + (kind - ALL_PROFILES) * len(RESULTS) + RESULTS.index(result)
 
     def histogram_cells(self, route: str) -> tuple[int, int]:
         """Return where the first bucket of a route's latencies is, and where their sum is."""
@@ -160,6 +177,36 @@ class Metrics:
         for (sender, outcome), cell in self._inbound.items():
             inbound.add_metric((sender, outcome), self._sum(cell))
         yield inbound
+        yield from self._upstreams()
+
+    def _upstreams(self) -> Iterator[CounterMetricFamily]:
+        profiles = CounterMetricFamily(
+            "knownas_shadow_profiles",
+            "Profiles that were compared with the upstream's.",
+            labels=("result",),
+        )
+        identifiers = CounterMetricFamily(
+            "knownas_shadow_identifiers",
+            "Identifiers that were compared with the upstream's.",
+            labels=("kind", "result"),
+        )
+        for result in RESULTS:
+            if count := self._sum(self._compared_cell(ALL_PROFILES, result)):
+                profiles.add_metric((result,), count)
+            for number, kind in enumerate(KINDS):
+                if count := self._sum(self._compared_cell(number, result)):
+                    identifiers.add_metric((kind.name, result), count)
+        asked = CounterMetricFamily(
+            "knownas_upstream_questions",
+            "Profiles that were not here, and for which an upstream was to be asked.",
+            labels=("outcome",),
+        )
+        for position, outcome in enumerate(ASKED):
+            if count := self._sum(self._asked + position):
+                asked.add_metric((outcome,), count)
+        yield asked
+        yield profiles
+        yield identifiers
 
     def _add_histogram(self, seconds: HistogramMetricFamily, route: str) -> None:
         base = self._histogram_base[route]

@@ -15,6 +15,7 @@ import msgspec
 
 from knownas.errors import FieldError, ProfileConflict, ProfileNotFound, ValidationError
 from knownas.keys import KeyType
+from knownas.upstreams import Upstream
 
 
 class Kind(NamedTuple):
@@ -91,6 +92,8 @@ class App(msgspec.Struct, frozen=True):
     created_at: int
     """Milliseconds since 1970, UTC, as every `…_at` here."""
     policies: Policies = {}
+    upstream: Upstream | None = None
+    """The other server that knows its profiles, if there is one."""
 
 
 NO_RATE: Final = "none"
@@ -111,6 +114,10 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     rate: str | None = None
     """How many requests it may make, as `600/minute`, or `NO_RATE`; None for what the setting says.
     A key that was authenticated has the rate in force, None for no limit."""
+
+    is_ordinary: bool = False
+    """Of a key that was authenticated: whether it is a secret one whose requests are neither counted
+    nor compared, so that the fast lane may answer them."""
 
     def is_live(self, now: int) -> bool:
         """Tell whether the key opens anything at `now` (ms)."""

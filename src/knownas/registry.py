@@ -1,8 +1,8 @@
 """The registry: by which identifiers every other system knows a user.
 
-Every use case is one method here, or of `keyring`, `webhooks` or `eraser`. It speaks of apps,
-keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given has been
-through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
+Every use case is one method here, or of `keyring`, `webhooks`, `upstreams` or `eraser`. It speaks
+of apps, keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given has
+been through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
 `knownas.errors`.
 """
 
@@ -55,6 +55,7 @@ from knownas.model import (
     merge_identifiers,
 )
 from knownas.storage import Storage
+from knownas.upstream.terms import Upstreams
 from knownas.vault import Vault
 from knownas.webhooks.endpoints import Endpoints
 from knownas.webhooks.inbound import Reception
@@ -117,6 +118,9 @@ class Registry:
         self.vault = vault or Vault("", {})
         self.webhooks = Endpoints(storage, self.vault, open_sender, clock=clock, new_uuid=new_uuid)
         self.reception = Reception(storage, clock=clock, new_uuid=new_uuid)
+        self.upstreams = Upstreams(
+            storage, self.vault, self.webhooks.sender, clock=clock, monotonic=monotonic
+        )
         self.eraser = Eraser(
             storage,
             self.vault,
@@ -263,6 +267,16 @@ class Registry:
     async def profile(self, app: AppId, ref: ProfileRef) -> Profile:
         """Return a profile. Raises ProfileNotFound and ProfileConflict."""
         return await self.storage.profile(app, ref)
+
+    async def profile_from_anywhere(self, app: App, ref: ProfileRef) -> Profile:
+        """Return a profile, from the app's upstream where it is not here yet.
+
+        Raises as `profile`, and as `Upstreams.fetch`.
+        """
+        try:
+            return await self.storage.profile(app.id, ref)
+        except ProfileNotFound:
+            return await self.upstreams.fetch(app, ref)
 
     async def profiles(
         self, app: AppId, refs: Sequence[ProfileRef]
@@ -577,6 +591,7 @@ class Registry:
     async def close(self) -> None:
         """Finish what was begun and let go of the storage."""
         await self.keyring.close()
+        await self.upstreams.close()
         await self.webhooks.close()
         await self.storage.close()
 

@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="The bearer token that opens /metrics; without it: 404.")
     ] = ""
     webhook_networks: Annotated[
-        str, Meta(description="Networks beyond the public internet that webhooks may go to.")
+        str, Meta(description="Networks beyond the public internet for webhooks and upstreams.")
     ] = ""
     max_connections: Annotated[
         int, Meta(ge=1, description="Open connections a process answers; more get 503.")

@@ -20,6 +20,7 @@ SPREAD_BY: Final = {
     "tombstones": "subject",
     "erasures": "id",
     "deliveries": "profile_id",
+    "shadow_differences": "profile_id",
 }
 
 EVERYWHERE: Final = (
@@ -41,6 +42,7 @@ EVERYWHERE: Final = (
     re.compile(r"\(erased_at, id\) < \(\$2, \$3\)"),  # a list of erasures
     re.compile(r"FROM deliveries( d)?\s+WHERE \S+ = \S+ AND \S*webhook_id = "),  # a webhook's queue
     re.compile(r"^\s*UPDATE deliveries SET next_at = \$3 "),  # all of a webhook's
+    re.compile(r"FROM shadow_differences\s+WHERE app_id = \$1 (?:ORDER BY|AND at <)"),  # the newest
     re.compile(r"^DELETE FROM deliveries WHERE "),  # a webhook's end, and what is long dead
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""

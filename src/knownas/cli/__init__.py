@@ -19,6 +19,7 @@ from knownas.cli import (
     profiles,
     serve,
     transfer,
+    upstream,
     webhooks,
 )
 from knownas.cli.running import Address, Failure
@@ -48,6 +49,7 @@ def main() -> None:
         profiles.profile_group,
         webhooks.webhook_group,
         inbound.webhook_in_group,
+        upstream.upstream_group,
         insight.changes,
         insight.coverage,
         insight.conflicts,

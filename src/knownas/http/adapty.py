@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from knownas.editing import Check
-from knownas.errors import FieldError, ValidationError
+from knownas.errors import FieldError, ProfileNotFound, ValidationError
 from knownas.history import Source
 from knownas.http import conditional, wire
 from knownas.http.asking import authenticated as _authenticated
-from knownas.http.asking import once_of
+from knownas.http.asking import bring, once_of
 from knownas.http.asking import registry_of as _registry
 from knownas.model import (
     ApiKey,
@@ -39,11 +39,16 @@ async def get_identifiers(request: Request) -> Response:
     ref = headers.profile_ref()
     position = headers.log_position()
     conditions = conditional.conditions(headers)
-    if position is not None:
-        identifiers = await _registry(request).identifiers_after(key.app.id, ref, position)
+    try:
+        if position is not None:
+            identifiers = await _registry(request).identifiers_after(key.app.id, ref, position)
+        else:
+            found = _registry(request).identifiers(key.app.id, ref)
+            identifiers = await found if inspect.isawaitable(found) else found
+    except ProfileNotFound:
+        identifiers = (await _registry(request).upstreams.fetch(key.app, ref)).identifiers
     else:
-        found = _registry(request).identifiers(key.app.id, ref)
-        identifiers = await found if inspect.isawaitable(found) else found
+        _registry(request).upstreams.shadow.observe(key.app, ref)
     body = wire.identifiers_body(identifiers)
     if conditions is None:
         # Byte for byte what the fast lane answers: no tag is made for who does not ask for one.
@@ -91,6 +96,7 @@ async def put_profile(request: Request) -> Response:
     body = await wire.json_object(request, headers)
     once = once_of(request, headers, key, body)
     attributes, ignored = _profile_fields(request, body)
+    await bring(request, key, ref)
     profile = await _registry(request).put_profile(
         key.app.id, ref, attributes, by=Source("api", key.id), once=once, check=check
     )
@@ -102,7 +108,7 @@ async def get_profile(request: Request) -> Response:
     key, headers = await _authenticated(request, "secret")
     ref = headers.profile_ref()
     conditions = conditional.conditions(headers)
-    profile = await _registry(request).profile(key.app.id, ref)
+    profile = await _registry(request).profile_from_anywhere(key.app, ref)
     if conditions and (answer := conditions.of_read(_profile_tag(key, profile))):
         return answer
     return _profile_response(request, key, profile, [])
@@ -116,6 +122,7 @@ async def update_profile(request: Request) -> Response:
     body = await wire.json_object(request, headers)
     once = once_of(request, headers, key, body)
     attributes, ignored = _profile_fields(request, body)
+    await bring(request, key, ref)
     profile = await _registry(request).update_profile(
         key.app.id, ref, attributes, by=Source("api", key.id), once=once, check=check
     )
@@ -128,6 +135,7 @@ async def delete_profile(request: Request) -> Response:
     ref = headers.profile_ref()
     check = conditional.check(headers, partial(_profile_tag, key))
     once = once_of(request, headers, key, None)
+    await bring(request, key, ref)
     await _registry(request).delete_profile(
         key.app.id, ref, by=Source("api", key.id), once=once, check=check
     )
@@ -150,6 +158,7 @@ async def _set_identifiers(  # noqa: PLR0913 - what the two callers differ in
     unknown += beside_data
     if reject and unknown:
         raise ValidationError(fields=unknown_kinds(unknown))
+    await bring(request, key, ref)
     await _registry(request).set_identifiers(key.app, ref, values, by=by, once=once, check=check)
     request.app.state.metrics.count_ignored_keys(len(unknown))
     return Response(headers=wire.ignored_header(unknown))

@@ -33,6 +33,7 @@ from knownas.http import (
     insight,
     native,
     ops,
+    upstream,
     wire,
 )
 from knownas.http.guard import KeyGuard
@@ -138,6 +139,19 @@ ROUTES: Final = (
         DELETE=inbound.delete_letters,
     ),
     Resource("/api/v1/inbound/dead-letters/replay/", POST=inbound.replay),
+    Resource(
+        "/api/v1/upstream/",
+        GET=upstream.get_upstream,
+        PUT=upstream.put_upstream,
+        DELETE=upstream.delete_upstream,
+    ),
+    Resource("/api/v1/upstream/deliveries/", GET=upstream.get_deliveries),
+    Resource("/api/v1/upstream/replay/", POST=upstream.replay),
+    Resource(
+        "/api/v1/upstream/differences/",
+        GET=upstream.get_differences,
+        DELETE=upstream.delete_differences,
+    ),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
@@ -283,6 +297,8 @@ def create_app(
     all processes that have it. Request ids are random unless `new_request_id` makes them.
     """
     metrics = Metrics([resource.path for resource in ROUTES], shared, senders=tuple(SENDERS))
+    registry.upstreams.shadow.on_compared = metrics.count_compared
+    registry.upstreams.reading.on_asked = metrics.count_asked
     draining = asyncio.Event()
 
     @asynccontextmanager

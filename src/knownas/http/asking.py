@@ -1,15 +1,16 @@
 """Who is asking: what every handler of an API begins with."""
 
+import contextlib
 import hashlib
 import re
 from typing import Final
 
 from starlette.requests import Request
 
-from knownas.errors import Unauthorized, ValidationError
+from knownas.errors import ProfileConflict, ProfileNotFound, Unauthorized, ValidationError
 from knownas.http import wire
 from knownas.keys import KeyType
-from knownas.model import ApiKey
+from knownas.model import ApiKey, ProfileRef
 from knownas.registry import Registry
 from knownas.writes import Once
 
@@ -39,6 +40,18 @@ def once_of(request: Request, headers: wire.Headers, key: ApiKey, body: object) 
     where = request.scope["query_string"].decode("latin-1")
     told = wire.encode([asked, who, where, body])
     return Once(given.decode(), hashlib.blake2b(told, digest_size=16).digest())
+
+
+async def bring(request: Request, key: ApiKey, ref: ProfileRef) -> None:
+    """Have a profile that is to be written come from the app's upstream, where it is not here yet.
+
+    What is written then is the same profile here and there. Raises ServiceUnavailable where the
+    upstream does not answer, and is set so.
+    """
+    upstream = key.app.upstream
+    if upstream is not None and upstream.is_read:
+        with contextlib.suppress(ProfileNotFound, ProfileConflict):
+            await registry_of(request).profile_from_anywhere(key.app, ref)
 
 
 async def authenticated(request: Request, *types: KeyType) -> tuple[ApiKey, wire.Headers]:

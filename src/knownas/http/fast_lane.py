@@ -18,6 +18,7 @@ import asyncio
 import re
 import time
 from bisect import bisect_left
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -32,6 +33,7 @@ from knownas.lookups import Holders, Sought
 from knownas.metrics import BOUNDS_NS
 from knownas.model import (
     KIND_NUMBER,
+    App,
     Identifiers,
     Profile,
     ProfileRef,
@@ -147,6 +149,7 @@ class FastLane:
         self._believed_key = registry.keyring.believed_key
         self._identifiers = registry.storage.identifiers_in_turn
         self._set_identifiers = registry.set_identifiers
+        self._fetch = registry.upstreams.fetch
         self._holders = registry.storage.holders_in_turn
         self._tells_position = registry.storage.has_standby
         self._new_request_id = state.new_request_id
@@ -171,27 +174,40 @@ class FastLane:
         `dated` are uvicorn's default headers, `began_ns` is `time.monotonic_ns()` at the start.
         """
         key = self._believed_key(asked.authorization)
-        if key is None or key.type != "secret" or key.rate is not None:
+        if key is None or not key.is_ordinary:
             return None
         try:
             found = self._identifiers(key.app.id, _ref(asked.by, value))
             if not isinstance(found, tuple):
+                if key.app.upstream is not None:
+                    found = self._or_fetched(found, key.app, _ref(asked.by, value))
                 return asyncio.ensure_future(found)
             body = wire.identifiers_body(found)
             status = 200
         except ProfileNotFound:
+            if key.app.upstream is not None:
+                return None  # which may know it
             body = self._not_found
             status = 404
         except Exception:  # noqa: BLE001 - whatever it is, the application meets it and tells it
             return None
         return self._whole(status, body, asked, dated, began_ns)
 
+    async def _or_fetched(
+        self, found: Awaitable[Identifiers], app: App, ref: ProfileRef
+    ) -> Identifiers:
+        """Return what the storage found, or what the app's upstream knows."""
+        try:
+            return await found
+        except ProfileNotFound:
+            return (await self._fetch(app, ref)).identifiers
+
     def find(
         self, look_up: LookUp, dated: Headers, began_ns: int
     ) -> "bytes | asyncio.Future[Holders] | None":
         """Return the whole answer to a reverse look-up, or what else `answer` returns."""
         key = self._believed_key(look_up.asked.authorization)
-        if key is None or key.type != "secret" or key.rate is not None:
+        if key is None or not key.is_ordinary:
             return None
         try:
             value = clean_value(look_up.value.decode(), source="value")
@@ -211,9 +227,9 @@ class FastLane:
         key = self._believed_key(asked.authorization)
         if (
             key is None
-            or key.type != "secret"
-            or key.rate is not None
+            or not key.is_ordinary
             or key.app.policies
+            or key.app.upstream is not None
             or self._tells_position
         ):
             return None

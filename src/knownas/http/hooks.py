@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET, UnsetType
 from starlette.requests import Request
@@ -133,25 +133,11 @@ async def get_deliveries(request: Request) -> Response:
     given = query.parameters(request.scope["query_string"], {"id", "state", "limit", "cursor"})
     problems: list[FieldError] = []
     webhook_id = _id(given, problems)
-    limit, state, place = _DEFAULT_PAGE, None, None
-    with noting(problems):
-        limit = query.number(given, "limit", 1, _MAX_PAGE) or limit
-    with noting(problems):
-        state = _state(given.get("state"))
-    with noting(problems):
-        place = _place(given.get("cursor"))
+    page = page_of(given, problems)
     if problems:
         raise ValidationError(fields=problems)
-    found = await registry_of(request).webhooks.deliveries(
-        key.app.id, webhook_id, state, place, limit
-    )
-    last = found[-1] if len(found) == limit else None
-    return wire.json_response(
-        {
-            "data": list(map(_delivery, found)),
-            "next": None if last is None else f"{last.profile_id}:{last.revision}",
-        }
-    )
+    found = await registry_of(request).webhooks.deliveries(key.app.id, webhook_id, *page)
+    return deliveries_response(found, page.limit)
 
 
 async def replay(request: Request) -> Response:
@@ -161,14 +147,45 @@ async def replay(request: Request) -> Response:
     body = await wire.json_object(request, headers, if_empty=_NOTHING)
     problems = wire.unknown_fields(body, "id", "profile_id", "revision")
     webhook_id = _id(body, problems)
-    only = _only(body, problems)
+    only = only_of(body, problems)
     if problems:
         raise ValidationError(fields=problems)
     replayed, dead = await registry_of(request).webhooks.replay(key.app.id, webhook_id, only)
     return wire.json_response({"data": {"replayed": replayed, "dead": dead}})
 
 
-def _only(body: dict[str, Any], problems: list[FieldError]) -> DeliveryKey | None:
+class Page(NamedTuple):
+    """Which deliveries are asked for."""
+
+    state: State | None
+    after: DeliveryKey | None
+    limit: int
+
+
+def page_of(given: Mapping[str, str], problems: list[FieldError]) -> Page:
+    """Return which page of deliveries is asked for; what is wrong is added to `problems`."""
+    limit, state, place = _DEFAULT_PAGE, None, None
+    with noting(problems):
+        limit = query.number(given, "limit", 1, _MAX_PAGE) or limit
+    with noting(problems):
+        state = _state(given.get("state"))
+    with noting(problems):
+        place = _place(given.get("cursor"))
+    return Page(state, place, limit)
+
+
+def deliveries_response(found: list[Delivery], limit: int) -> Response:
+    """Return the answer with a page of deliveries."""
+    last = found[-1] if len(found) == limit else None
+    return wire.json_response(
+        {
+            "data": list(map(_delivery, found)),
+            "next": None if last is None else f"{last.profile_id}:{last.revision}",
+        }
+    )
+
+
+def only_of(body: dict[str, Any], problems: list[FieldError]) -> DeliveryKey | None:
     """Return which delivery is meant, None for all of them."""
     if not body.keys() & {"profile_id", "revision"}:
         return None
@@ -236,10 +253,17 @@ def _webhook(state: WebhookState) -> dict[str, Any]:
         "enabled": webhook.disabled_at is None,
         "disabled_at": webhook.disabled_at,
         "disabled_because": webhook.disabled_because,
+        **progress(state),
+    }
+
+
+def progress(state: WebhookState) -> dict[str, Any]:
+    """Return how far a webhook has come, as it is answered."""
+    return {
         "cursor": state.cursor,
         "pending": state.pending,
         "dead": state.dead,
-        "lost_at": webhook.lost_at,
+        "lost_at": state.webhook.lost_at,
         "last_failure": _failure(state.last_failure),
     }
 

@@ -10,7 +10,7 @@ from knownas.as_of import Moment
 from knownas.errors import ValidationError
 from knownas.history import Source
 from knownas.http import query, wire
-from knownas.http.asking import authenticated, once_of, registry_of
+from knownas.http.asking import authenticated, bring, once_of, registry_of
 from knownas.lookups import Sought
 from knownas.model import ALL_KINDS, clean_kind, clean_kinds, clean_value
 
@@ -46,7 +46,7 @@ async def get_profile(request: Request) -> Response:
     if given:
         profile = await registry_of(request).profile_as_of(key.app.id, ref, moment)
     else:
-        profile = await registry_of(request).profile(key.app.id, ref)
+        profile = await registry_of(request).profile_from_anywhere(key.app, ref)
     return wire.json_response({"data": wire.native_profile(profile)})
 
 
@@ -65,6 +65,7 @@ async def clear_identifiers(request: Request) -> Response:
         problems += error.fields
     if problems:
         raise ValidationError(fields=problems)
+    await bring(request, key, ref)
     profile = await registry_of(request).clear_identifiers(
         key.app.id, ref, kinds, by=Source("api", key.id), once=once
     )

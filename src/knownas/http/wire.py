@@ -67,6 +67,7 @@ STATUS: Final = {
     "erasure_not_found": 404,
     "webhook_not_found": 404,
     "dead_letter_not_found": 404,
+    "upstream_not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
     "identifier_taken": 409,

@@ -26,6 +26,8 @@ from knownas.model import (
     ProfileRef,
 )
 from knownas.receiving import Inbound
+from knownas.shadows import Shadows
+from knownas.upstreams import Upstream
 
 T = TypeVar("T")
 
@@ -73,6 +75,11 @@ class Storage(Protocol):
     @property
     def inbound(self) -> Inbound:
         """What is kept of webhooks that others send."""
+        ...
+
+    @property
+    def shadows(self) -> Shadows:
+        """How apps and their upstreams differ."""
         ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
@@ -300,6 +307,16 @@ class Storage(Protocol):
         """Have kinds of identifiers follow these policies. Raises Unauthorized without the app.
 
         Whoever writes learns of it with the app of its key.
+        """
+        ...
+
+    async def change_upstream(
+        self, app: AppId, change: Callable[[Upstream | None], Upstream | None]
+    ) -> Upstream | None:
+        """Replace an app's upstream by `change(upstream)` in one transaction; return what is kept.
+
+        None is no upstream. `change` is quick, and may run in another thread, and more than once;
+        what it raises is raised here, and nothing is written. Raises Unauthorized without the app.
         """
         ...
 

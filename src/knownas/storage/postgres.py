@@ -42,8 +42,10 @@ from knownas.storage.postgres_erasures import PostgresErasures
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
 from knownas.storage.postgres_link import Link, Target
+from knownas.storage.postgres_shadows import PostgresShadows
 from knownas.storage.postgres_state import Write
 from knownas.storage.postgres_writes import MAX_TRIES, write
+from knownas.upstreams import Upstream
 from knownas.vault import Vault
 
 T = TypeVar("T")
@@ -143,6 +145,7 @@ class PostgresStorage:
         )
         self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
         self.inbound = postgres_inbound.PostgresInbound(self._read, self._write_for_webhooks)
+        self.shadows = PostgresShadows(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
@@ -339,6 +342,12 @@ class PostgresStorage:
     async def set_policies(self, app: AppId, policies: Policies) -> None:
         """See `Storage.set_policies`."""
         await self._do(lambda link: apps.set_policies(link, app, policies))
+
+    async def change_upstream(
+        self, app: AppId, change: Callable[[Upstream | None], Upstream | None]
+    ) -> Upstream | None:
+        """See `Storage.change_upstream`."""
+        return await self._do(lambda link: apps.change_upstream(link, app, change))
 
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""

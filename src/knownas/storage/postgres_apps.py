@@ -1,6 +1,6 @@
 """Apps and their keys: functions on a link, each a transaction of its own where it writes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from knownas.errors import Unauthorized, ValidationError
@@ -11,9 +11,12 @@ from knownas.storage.rows import (
     KEY_COLUMNS,
     from_key,
     from_policies,
+    from_upstream,
     to_app,
     to_key,
+    to_upstream,
 )
+from knownas.upstreams import Upstream
 
 LOCK_APPS: Final = """
 SELECT id, uuid, has_erased FROM apps WHERE id = any($1::integer[]) ORDER BY id FOR KEY SHARE
@@ -25,6 +28,8 @@ ON CONFLICT (name) DO NOTHING RETURNING id
 """
 _APPS: Final = f"SELECT {APP_COLUMNS} FROM apps a ORDER BY a.created_at, a.id"  # noqa: S608 - the columns are a constant
 _SET_POLICIES: Final = "UPDATE apps SET policies = $1 WHERE id = $2 RETURNING id"
+_LOCK_UPSTREAM: Final = "SELECT upstream FROM apps WHERE id = $1 FOR NO KEY UPDATE"
+_SET_UPSTREAM: Final = "UPDATE apps SET upstream = $1 WHERE id = $2 RETURNING id"
 
 _INSERT_KEY: Final = """
 INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
@@ -78,6 +83,21 @@ async def set_policies(link: Link, app: AppId, policies: Policies) -> None:
     async with link.transaction():
         if not await link.fetch(_SET_POLICIES, from_policies(policies), app):
             raise Unauthorized
+
+
+async def change_upstream(
+    link: Link, app: AppId, change: Callable[[Upstream | None], Upstream | None]
+) -> Upstream | None:
+    """Replace an app's upstream and return what is kept. Raises as `Storage.change_upstream`."""
+    async with link.transaction():
+        found = await link.fetch(_LOCK_UPSTREAM, app)
+        if not found:
+            raise Unauthorized
+        before = to_upstream(found[0][0])
+        after = change(before)
+        if after != before:
+            await link.fetch(_SET_UPSTREAM, from_upstream(after), app)
+    return after
 
 
 async def refuse_deleted(link: Link, app: AppId) -> None:

@@ -79,6 +79,8 @@ _DELETE_APP: Final = (
     "DELETE FROM inbound_secrets WHERE app_id = $1",
     "DELETE FROM inbound_refusals WHERE app_id = $1",
     "DELETE FROM dead_letters WHERE app_id = $1",
+    "DELETE FROM shadow_counts WHERE app_id = $1",
+    "DELETE FROM shadow_differences WHERE app_id = $1",
 )
 
 

@@ -45,6 +45,7 @@ TABLES: Final = (
     "answers",
     "deliveries",
     "dead_letters",
+    "shadow_differences",
 )
 """All that may have something of a person."""
 

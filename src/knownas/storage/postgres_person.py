@@ -41,6 +41,9 @@ _FORGET_CHANGES: Final = "DELETE FROM changes WHERE app_id = $1 AND profile_id =
 _FORGET_DELIVERIES: Final = """
 DELETE FROM deliveries WHERE app_id = $1 AND profile_id = any($2::uuid[])
 """
+_FORGET_DIFFERENCES: Final = """
+DELETE FROM shadow_differences WHERE app_id = $1 AND profile_id = any($2::uuid[])
+"""
 _FORGET_ANSWERS: Final = """
 DELETE FROM answers s WHERE s.app_id = $1
   AND EXISTS (SELECT 1 FROM unnest($2::text[]) AS a (id) WHERE strpos(s.answer, a.id) > 0)
@@ -72,6 +75,7 @@ async def take_out(link: Link, app: AppId, person: Person, now: int) -> Tally:
     ids = list(person.profile_ids)
     await link.fetch(_FORGET_CHANGES, app, ids)
     await link.fetch(_FORGET_DELIVERIES, app, ids)
+    await link.fetch(_FORGET_DIFFERENCES, app, ids)
     await link.fetch(_FORGET_ANSWERS, app, ids)
     await postgres_inbound.forget(link, app, person.words)
     await link.fetch(DELETE_ALIASES, *columns(sorted((app, name) for name in person.names)))

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final, Protocol, TypeVar
 
 from knownas.deliveries import (
+    UPSTREAM,
     Delivery,
     DeliveryKey,
     Leased,
@@ -29,7 +30,7 @@ OF_A_PROFILE: Final = 32
 _FIRST_ID: Final = ProfileId("00000000-0000-0000-0000-000000000000")
 
 LOCK_APP: Final = "SELECT id FROM apps WHERE id = $1 FOR NO KEY UPDATE"
-_COUNT: Final = "SELECT count(*) FROM webhooks WHERE app_id = $1"
+_COUNT: Final = "SELECT count(*) FROM webhooks WHERE app_id = $1 AND id <> $2"
 _ADD: Final = f"""
 INSERT INTO webhooks (app_id, at_tx, at_profile, at_revision, {WEBHOOK_COLUMNS})
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
@@ -184,7 +185,7 @@ class PostgresWebhooks:
             async with link.transaction():
                 if not await link.fetch(LOCK_APP, app):
                     raise Unauthorized
-                if (await link.fetch(_COUNT, app))[0][0] >= most:
+                if (await link.fetch(_COUNT, app, UPSTREAM))[0][0] >= most:
                     raise ValidationError(f"An app has at most {most} webhooks; delete one first.")
                 await link.fetch(_ADD, app, *feed.place_of(cursor), *rows.from_webhook(webhook))
 

@@ -21,13 +21,15 @@ from knownas.model import (
     Profile,
     ProfileId,
 )
+from knownas.shadows import Result
+from knownas.upstreams import Upstream
 
-APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies"
+APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies, a.upstream"
 """What `to_app` takes, of `apps a`."""
 
 KEY_COLUMNS: Final = (
     "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at, k.rate,"
-    " a.id, a.uuid, a.name, a.created_at, a.policies"
+    " a.id, a.uuid, a.name, a.created_at, a.policies, a.upstream"
 )
 """What `to_key` takes, of `api_keys k` and `apps a`."""
 
@@ -51,6 +53,8 @@ to_difference = msgspec.json.Decoder(Difference).decode
 _decode_ages = msgspec.json.Decoder(Ages).decode
 _decode_types = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
+_decode_results = msgspec.json.Decoder(dict[str, Result]).decode
+_decode_upstream = msgspec.json.Decoder(Upstream).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -148,8 +152,30 @@ def from_policies(policies: Policies) -> str | None:
 
 def to_app(row: Iterable[Any]) -> App:
     """Return the app that stands in a row of `APP_COLUMNS`."""
-    number, uuid, name, created_at, policies = row
-    return App(number, uuid, name, created_at, _decode_policies(policies) if policies else {})
+    number, uuid, name, created_at, policies, upstream = row
+    return App(
+        number,
+        uuid,
+        name,
+        created_at,
+        _decode_policies(policies) if policies else {},
+        to_upstream(upstream),
+    )
+
+
+def from_upstream(upstream: Upstream | None) -> str | None:
+    """Return an upstream as JSON, its sealed key in base64; None where there is none."""
+    return None if upstream is None else _encode(upstream).decode()
+
+
+def to_upstream(text: str | None) -> Upstream | None:
+    """Return what `from_upstream` was given."""
+    return None if text is None else _decode_upstream(text)
+
+
+def to_results(text: str) -> dict[str, Result]:
+    """Return the results by name of the kind that stand in a row."""
+    return _decode_results(text)
 
 
 def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:

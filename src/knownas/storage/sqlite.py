@@ -47,8 +47,10 @@ from knownas.storage.sqlite_edit import SqliteEdit, prune_answers
 from knownas.storage.sqlite_erasures import SqliteErasures
 from knownas.storage.sqlite_errors import translated, translating
 from knownas.storage.sqlite_reserve import Reserve
+from knownas.storage.sqlite_shadows import SqliteShadows
 from knownas.storage.sqlite_tombstones import Gate, admit, require_app
 from knownas.storage.sqlite_writer import GroupCommit
+from knownas.upstreams import Upstream
 from knownas.vault import Vault
 
 T = TypeVar("T")
@@ -116,6 +118,7 @@ class SqliteStorage:
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
         self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self.inbound = sqlite_inbound.SqliteInbound(self._writer, self._beside)
+        self.shadows = SqliteShadows(self._writer, self._beside)
         self._closed = False
         self.erasures = SqliteErasures(self._path, self._writer, self._beside, self._read_aside)
 
@@ -383,6 +386,15 @@ class SqliteStorage:
     async def set_policies(self, app: AppId, policies: Policies) -> None:
         """See `Storage.set_policies`."""
         await self._writer.run(lambda write: sqlite_apps.set_policies(write, app, policies))
+
+    async def change_upstream(
+        self, app: AppId, change: Callable[[Upstream | None], Upstream | None]
+    ) -> Upstream | None:
+        """See `Storage.change_upstream`."""
+        # The key that was there is not to be left in the file.
+        return await self._writer.run(
+            lambda write: sqlite_apps.change_upstream(write, app, change), erases=True
+        )
 
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""

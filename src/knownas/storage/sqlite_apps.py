@@ -1,6 +1,6 @@
 """Apps and their keys: functions on a connection; those that write run within a transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import apsw
@@ -12,15 +12,20 @@ from knownas.storage.rows import (
     KEY_COLUMNS,
     from_key,
     from_policies,
+    from_upstream,
     to_app,
     to_key,
+    to_upstream,
 )
 from knownas.storage.sqlite_tombstones import require_app
+from knownas.upstreams import Upstream
 
 _INSERT_APP: Final = "INSERT INTO apps (uuid, name, created_at) VALUES (?, ?, ?) RETURNING id"
 _APPS: Final = f"SELECT {APP_COLUMNS} FROM apps a ORDER BY a.id"  # noqa: S608 - the columns are a constant
 _APP_BY_NAME: Final = "SELECT 1 FROM apps WHERE name = ?"
 _SET_POLICIES: Final = "UPDATE apps SET policies = ? WHERE id = ?"
+_UPSTREAM: Final = "SELECT upstream FROM apps WHERE id = ?"
+_SET_UPSTREAM: Final = "UPDATE apps SET upstream = ? WHERE id = ?"
 _DELETE_APP: Final = (
     "DELETE FROM identifiers WHERE app_id = ?",
     "DELETE FROM customers WHERE app_id = ?",
@@ -38,6 +43,8 @@ _DELETE_APP: Final = (
     "DELETE FROM inbound_secrets WHERE app_id = ?",
     "DELETE FROM inbound_refusals WHERE app_id = ?",
     "DELETE FROM dead_letters WHERE app_id = ?",
+    "DELETE FROM shadow_counts WHERE app_id = ?",
+    "DELETE FROM shadow_differences WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
@@ -88,6 +95,18 @@ def set_policies(connection: apsw.Connection, app: AppId, policies: Policies) ->
     """Have kinds of identifiers follow these policies. Raises Unauthorized without the app."""
     require_app(connection, app)
     connection.execute(_SET_POLICIES, (from_policies(policies), app))
+
+
+def change_upstream(
+    connection: apsw.Connection, app: AppId, change: Callable[[Upstream | None], Upstream | None]
+) -> Upstream | None:
+    """Replace an app's upstream and return what is kept. Raises as `Storage.change_upstream`."""
+    require_app(connection, app)
+    before = to_upstream(connection.execute(_UPSTREAM, (app,)).get)
+    after = change(before)
+    if after != before:
+        connection.execute(_SET_UPSTREAM, (from_upstream(after), app))
+    return after
 
 
 def delete(connection: apsw.Connection, app: AppId) -> None:

@@ -32,6 +32,7 @@ _FORGET_DELIVERIES: Final = """
 DELETE FROM deliveries WHERE app_id = ?1
   AND webhook_id IN (SELECT id FROM webhooks WHERE app_id = ?1) AND profile_id = ?2
 """
+_FORGET_DIFFERENCES: Final = "DELETE FROM shadow_differences WHERE app_id = ? AND profile_id = ?"
 _FORGET_ANSWERS: Final = "DELETE FROM answers WHERE app_id = ? AND instr(answer, ?)"
 
 
@@ -56,6 +57,7 @@ def take_out(connection: apsw.Connection, app: AppId, person: Person, now: int) 
     for profile_id in person.profile_ids:
         connection.execute(_FORGET_CHANGES, (app, to_blob(profile_id)))
         connection.execute(_FORGET_DELIVERIES, (app, to_blob(profile_id)))
+        connection.execute(_FORGET_DIFFERENCES, (app, to_blob(profile_id)))
         connection.execute(_FORGET_ANSWERS, (app, profile_id))
     sqlite_inbound.forget(connection, app, person.words)
     for name in person.names:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import apsw
 
 from knownas.deliveries import (
+    UPSTREAM,
     Delivery,
     DeliveryKey,
     Leased,
@@ -27,7 +28,7 @@ from knownas.storage.sqlite_writer import GroupCommit
 OF_A_PROFILE: Final = 32
 """How many deliveries of one profile are read at once, at most."""
 
-_COUNT: Final = "SELECT count(*) FROM webhooks WHERE app_id = ?"
+_COUNT: Final = "SELECT count(*) FROM webhooks WHERE app_id = ? AND id <> ?"
 _ADD: Final = f"""
 INSERT INTO webhooks (app_id, position, {WEBHOOK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """  # noqa: S608 - the columns are a constant
@@ -141,7 +142,7 @@ class SqliteWebhooks:
 
         def work(connection: apsw.Connection) -> None:
             require_app(connection, app)
-            if connection.execute(_COUNT, (app,)).get >= most:
+            if connection.execute(_COUNT, (app, UPSTREAM)).get >= most:
                 raise ValidationError(f"An app has at most {most} webhooks; delete one first.")
             position = sqlite_changes.position_of(connection, cursor)
             connection.execute(_ADD, (app, position, *rows.from_webhook(webhook)))

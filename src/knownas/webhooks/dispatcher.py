@@ -15,8 +15,7 @@ from typing import Final
 from knownas.deliveries import Report
 from knownas.errors import ServiceUnavailable
 from knownas.storage import Storage
-from knownas.vault import Vault
-from knownas.webhooks.outbound import Sender
+from knownas.webhooks.posting import OpenCourier
 from knownas.webhooks.rounds import Course, Key, Means, Pace, Round
 
 SENDS_AT_ONCE: Final = 64
@@ -26,24 +25,22 @@ SENDS_AT_ONCE: Final = 64
 class Dispatcher:
     """Delivers the webhooks of all apps, together with the other processes that do."""
 
-    def __init__(  # noqa: PLR0913 - what it works with, and what a test puts in its place
+    def __init__(
         self,
         storage: Storage,
-        vault: Vault,
-        sender: Sender,
+        open_courier: OpenCourier,
         *,
         clock: Callable[[], int],
         tell: Callable[[Exception], None],
         pace: Pace | None = None,
     ) -> None:
-        """Deliver by `sender`; `tell` is told of what nobody expects."""
+        """Deliver by couriers; `tell` is told of what nobody expects."""
         self._webhooks = storage.webhooks
         self._tell = tell
         self._pace = pace or Pace()
         self._means = Means(
             storage,
-            vault,
-            sender,
+            open_courier,
             clock,
             self._pace,
             asyncio.Semaphore(SENDS_AT_ONCE),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import UNSET, UnsetType
 
-from knownas.deliveries import Delivery, DeliveryKey, State, Webhook, WebhookState
+from knownas.deliveries import UPSTREAM, Delivery, DeliveryKey, State, Webhook, WebhookState
 from knownas.errors import ValidationError, WebhookNotFound
 from knownas.events import TYPES
 from knownas.model import AppId
@@ -18,6 +18,7 @@ from knownas.webhooks.signatures import new_secret
 
 if TYPE_CHECKING:
     from knownas.webhooks.outbound import Outcome, Sender
+    from knownas.webhooks.posting import Courier
 
 MOST_WEBHOOKS: Final = 20
 """How many an app may have."""
@@ -46,6 +47,12 @@ class Endpoints:
         self._sender: Sender | None = None
         self._clock = clock
         self._new_uuid = new_uuid
+
+    def courier(self, app: AppId, webhook: Webhook) -> "Courier":
+        """Return who posts an app's changes to a webhook."""
+        from knownas.webhooks.posting import Posting  # noqa: PLC0415 - loads the HTTP client
+
+        return Posting(self._storage, self._vault, self.sender(), self._clock, app, webhook)
 
     def sender(self) -> "Sender":
         """Return what sends, the same each time."""
@@ -77,7 +84,7 @@ class Endpoints:
     async def all(self, app: AppId) -> list[WebhookState]:
         """Return the webhooks of an app with how far each has come, oldest first."""
         self._vault.require()
-        return await self._webhooks.all(app)
+        return [one for one in await self._webhooks.all(app) if one.webhook.id != UPSTREAM]
 
     async def one(self, app: AppId, webhook_id: str) -> WebhookState:
         """Return a webhook with how far it has come. Raises WebhookNotFound."""

@@ -23,6 +23,7 @@ import httpcore2
 from knownas.errors import ValidationError
 from knownas.webhooks import signatures, targets
 from knownas.webhooks.addresses import Address, Network, is_public
+from knownas.webhooks.answers import MAX_ANSWER_BYTES, Answered, Unanswered
 from knownas.webhooks.targets import Target
 
 TOTAL_SECONDS: Final = 10.0
@@ -34,9 +35,7 @@ KEPT_SECONDS: Final = 1.0
 
 KEPT_CONNECTIONS: Final = 100
 
-MAX_ANSWER_BYTES: Final = 65_536
-"""Of the answer's body; it is read at all so that the receiver sees an orderly end."""
-
+_JSON: Final = (("Content-Type", "application/json"),)
 _GONE: Final = 410
 _BROKEN: Final = (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError)
 _REASONS: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...]] = (
@@ -56,8 +55,9 @@ Resolve = Callable[[str], Sequence[str]]
 class Outcome(NamedTuple):
     """How one attempt to deliver ended."""
 
-    result: Literal["delivered", "failed", "refused", "gone"]
-    """`refused`: it may not go there, and nothing was sent. `gone`: the receiver wants no more."""
+    result: Literal["delivered", "failed", "rejected", "refused", "gone"]
+    """`rejected`: the receiver never takes this one. `refused`: it may not go there, and nothing
+    was sent. `gone`: the receiver wants no more."""
     status: int | None
     """What the receiver answered, if it did."""
     reason: str
@@ -138,14 +138,35 @@ class Sender:
         The time is that of this attempt, in milliseconds. Raises ValueError for an id or a secret
         that `signatures.signed_headers` refuses; whatever the receiver does is an outcome.
         """
-        headers = signatures.signed_headers(
+        signed = signatures.signed_headers(
             secrets, message_id=message_id, timestamp=now_ms // 1_000, body=body
         )
+        answer = await self.exchange(
+            "POST", url, [*_JSON, *signed.items()], body, now_ms=now_ms, seconds=self._seconds
+        )
+        if isinstance(answer, Unanswered):
+            return Outcome("refused" if answer.is_refused else "failed", None, answer.reason)
+        return _outcome(answer)
+
+    async def exchange(  # noqa: PLR0913 - all that a request is made of
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[str, str | bytes]],
+        body: bytes = b"",
+        *,
+        now_ms: int,
+        seconds: float,
+    ) -> Answered | Unanswered:
+        """Send a request once and return what came back within so many seconds.
+
+        What goes wrong after the status line takes nothing back of what that says.
+        """
         try:
             target = self._target(url)
         except ValidationError as error:
-            return Outcome("refused", None, error.fields[0].message)
-        outcome: Outcome | None = None
+            return Unanswered(error.fields[0].message, is_refused=True)
+        answer: Answered | None = None
         is_new = False
 
         async def trace(event: str, _about: object) -> None:
@@ -153,29 +174,29 @@ class Sender:
             is_new = is_new or event == "connection.connect_tcp.started"
 
         try:
-            async with asyncio.timeout(self._seconds):
-                while outcome is None:
+            async with asyncio.timeout(seconds):
+                while answer is None:
                     try:
                         async with self._pools[target.scheme].stream(
-                            "POST",
+                            method,
                             _request_url(target),
                             headers=_request_headers(target, headers, body),
-                            content=body,
+                            content=body or None,
                             extensions={"trace": trace},
                         ) as response:
-                            outcome = _outcome(response, now_ms)
-                            await _read_to_the_end(response)
+                            retry_after = _retry_after(response.headers, now_ms)
+                            answer = Answered(response.status, retry_after, None)
+                            answer = answer._replace(body=await _read_to_the_end(response))
                     except _BROKEN:
                         # A kept connection may be one that the receiver has just closed: the
                         # message goes by a new one then, which at worst repeats it.
-                        if is_new or outcome is not None:
+                        if is_new or answer is not None:
                             raise
         except _Refused:
-            return Outcome("refused", None, _refusal(target.scheme))
+            return Unanswered(_refusal(target.scheme), is_refused=True)
         except (*_BROKEN, httpcore2.TimeoutException, OSError) as error:
-            # What goes wrong after the status line takes nothing back of what that says.
-            return outcome or Outcome("failed", None, _reason(error))
-        return outcome
+            return answer or Unanswered(_reason(error))
+        return answer
 
 
 def system_addresses(host: str) -> Sequence[str]:
@@ -283,25 +304,25 @@ def _request_url(target: Target) -> httpcore2.URL:
     )
 
 
-def _request_headers(target: Target, signed: dict[str, str], body: bytes) -> list[tuple[str, str]]:
+def _request_headers(
+    target: Target, headers: Sequence[tuple[str, str | bytes]], body: bytes
+) -> list[tuple[bytes, bytes]]:
+    lines = [("Host", target.authority), ("User-Agent", "knownas"), *headers]
+    if body:
+        lines.append(("Content-Length", str(len(body))))
     return [
-        ("Host", target.authority),
-        ("User-Agent", "knownas"),
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body))),
-        *signed.items(),
+        (name.encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in lines
     ]
 
 
-def _outcome(response: httpcore2.Response, now_ms: int) -> Outcome:
-    status = response.status
+def _outcome(answer: Answered) -> Outcome:
+    status = answer.status
     if status // 100 == 2:  # noqa: PLR2004 - the class of status that means success
         return Outcome("delivered", status, "")
     if status == _GONE:
         return Outcome("gone", status, "The receiver answered 410: it wants no more of these.")
-    return Outcome(
-        "failed", status, f"The receiver answered {status}.", _retry_after(response.headers, now_ms)
-    )
+    return Outcome("failed", status, f"The receiver answered {status}.", answer.retry_after)
 
 
 def _retry_after(headers: Sequence[tuple[bytes, bytes]], now_ms: int) -> int | None:
@@ -317,13 +338,14 @@ def _retry_after(headers: Sequence[tuple[bytes, bytes]], now_ms: int) -> int | N
     return None
 
 
-async def _read_to_the_end(response: httpcore2.Response) -> None:
+async def _read_to_the_end(response: httpcore2.Response) -> bytes | None:
     """Read the body as it comes, and stop where it gets too long."""
-    size = 0
+    body = b""
     async for part in response.aiter_stream():
-        size += len(part)
-        if size >= MAX_ANSWER_BYTES:
-            return
+        body += part
+        if len(body) >= MAX_ANSWER_BYTES:
+            return None
+    return body
 
 
 def _refusal(scheme: str) -> str:

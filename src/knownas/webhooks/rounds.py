@@ -12,13 +12,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from knownas.deliveries import Delivery, Leased, Report, Waiting
-from knownas.events import type_of
-from knownas.history import Change
 from knownas.model import AppId
 from knownas.storage import Storage
-from knownas.vault import Vault
-from knownas.webhooks import messages, schedule, sealed
-from knownas.webhooks.outbound import Outcome, Sender
+from knownas.webhooks import schedule
+from knownas.webhooks.posting import OpenCourier
 from knownas.webhooks.sending import RetryAt, Sending
 
 FEWEST: Final = 16
@@ -61,8 +58,7 @@ class Means(NamedTuple):
     """What all rounds of a process work with."""
 
     storage: Storage
-    vault: Vault
-    sender: Sender
+    open_courier: OpenCourier
     clock: Callable[[], int]
     pace: Pace
     slots: asyncio.Semaphore
@@ -100,14 +96,14 @@ class Round:
         self._lease = lease
         self._held = held
         self._course = course
-        self._secrets: list[sealed.Secret] = []
+        self._courier = means.open_courier(key[0], held.webhook)
 
     async def run(self) -> bool:
         """Tell whether another one is to follow at once; if not, the lease is let go.
 
         Raises FeatureNotConfigured where the secrets cannot be read.
         """
-        await self._open_secrets()
+        await self._courier.get_ready()
         due = await self._webhooks.due(*self._key, now=self._means.clock(), limit=PROFILES_DUE)
         is_full = self._held.pending >= self._means.pace.most_pending
         if due:
@@ -127,7 +123,7 @@ class Round:
         new = [
             Waiting(Delivery(change.profile_id, change.revision), change)
             for change in page.changes
-            if self._is_wanted(change)
+            if self._courier.is_wanted(change)
         ]
         profiles = {one.delivery.profile_id for one in new}
         held_back = await self._webhooks.held_back(*self._key, profiles) if new else set()
@@ -163,7 +159,7 @@ class Round:
         until = time.monotonic() + self._means.pace.round
         stopping = self._means.stopping
         sending = Sending(
-            self._send_one,
+            self._courier.bring,
             slots=self._means.slots,
             may_begin=lambda: time.monotonic() < until and not stopping.is_set(),
             clock=self._means.clock,
@@ -171,17 +167,6 @@ class Round:
         )
         await sending.run(waiting)
         return sending
-
-    async def _send_one(self, change: Change) -> Outcome:
-        message = messages.of_change(change)
-        now = self._means.clock()
-        return await self._means.sender.send(
-            self._held.webhook.url,
-            message.body,
-            message_id=message.id,
-            secrets=sealed.live(self._secrets, now),
-            now_ms=now,
-        )
 
     async def _report(self, sending: Sending, report: Report, *, goes_on: bool) -> bool:
         """Write what came of it, and hold the lease only where it `goes_on`, which it returns."""
@@ -191,17 +176,3 @@ class Round:
         until = now + round(self._means.pace.lease * 1_000) if goes_on else 0
         held = await self._webhooks.report(*self._key, self._lease, report, now=now, until=until)
         return held and goes_on
-
-    async def _open_secrets(self) -> None:
-        """Read what signs; seal it anew where that was under an older master key."""
-        webhook, vault = self._held.webhook, self._means.vault
-        self._secrets = sealed.unseal(vault, webhook.id, webhook.secrets)
-        if vault.needs_resealing(webhook.secrets):
-            await self._webhooks.change(
-                *self._key,
-                lambda one: one._replace(secrets=sealed.resealed(vault, one.id, one.secrets)),
-            )
-
-    def _is_wanted(self, change: Change) -> bool:
-        types = self._held.webhook.types
-        return types is None or type_of(change) in types

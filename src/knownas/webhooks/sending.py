@@ -93,7 +93,9 @@ class Sending:
         """Return a delivery after an attempt that was in vain."""
         now = self._clock()
         attempts = delivery.attempts + 1
-        next_at = self._retry_at(attempts, now, outcome.retry_after)
+        next_at = None
+        if outcome.result != "rejected":
+            next_at = self._retry_at(attempts, now, outcome.retry_after)
         return delivery._replace(
             state="dead" if next_at is None else "pending",
             attempts=attempts,
