@@ -340,9 +340,10 @@ def test_lines_of_json(sqlite: Known, tmp_path: Path) -> None:
         '{"customer_user_id": "c-9", "created_at": "soon", "custom_attributes": [1]}',
         "[" * 5_000,
         '{"customer_user_id": "\\ud800"}',
+        '{"customer_user_id": "c-14", "branch_id": 0, "created_at": false}',
     )
     report = sqlite.imports(file)
-    assert counts(report) == {"rows": 12, "new": 4, "bad": 8}
+    assert counts(report) == {"rows": 13, "new": 4, "bad": 9}
     assert problems(report) == [
         (6, "bad", None),
         (7, "bad", "customer_user_id"),
@@ -354,6 +355,8 @@ def test_lines_of_json(sqlite: Known, tmp_path: Path) -> None:
         (11, "bad", "created_at"),
         (12, "bad", None),
         (13, "bad", None),
+        (14, "bad", "branch_id"),
+        (14, "bad", "created_at"),
     ]
     assert report["ignored_columns"] == [
         {"name": "x", "near": None},

@@ -360,3 +360,37 @@ async def test_random_edits_of_two_servers_leave_all_sound(
     assert psql(url, twice) == ""
     assert await storage.check() == []
     await second.close()
+
+
+async def test_edit_of_many_has_no_deadline(url: str, storage: PostgresStorage, app: App) -> None:
+    """An edit of more than a batch waits as long as it takes, and what raises in it is told."""
+    hasty = PostgresStorage(url, seconds=MOMENT)
+    refs = [ProfileRef(f"many-{number}") for number in range(1_001)]
+
+    def make(edit: Edit) -> int:
+        for number, ref in enumerate(refs):
+            assert edit.find(ref) == (None, None)
+            made = ProfileId(f"{number:08x}-0000-4000-9000-{number:012}")
+            values = merge_identifiers(NO_IDENTIFIERS, {"branch_id": f"b-{number}"})
+            edit.put(None, Profile(made, ref.customer_user_id, values, (), 1, 1))
+        return len(refs)
+
+    other = await asyncpg.connect(url)
+    try:
+        await other.execute("BEGIN")
+        await other.execute("LOCK profiles IN EXCLUSIVE MODE")
+        making = asyncio.ensure_future(hasty.edit(app.id, make, now=3, needs=Needs(refs)))
+        await asyncio.sleep(3 * MOMENT)
+        assert not making.done()
+    finally:
+        await other.close()
+    assert await making == len(refs)
+    assert await storage.count_profiles(app.id) == 3 + len(refs)
+    assert await storage.check() == []
+
+    def fail(_edit: Edit) -> None:
+        raise ProfileNotFound
+
+    with pytest.raises(ProfileNotFound):
+        await hasty.edit(app.id, fail, now=4, needs=Needs(refs))
+    await hasty.close()

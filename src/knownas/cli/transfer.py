@@ -1,5 +1,6 @@
 """`knownas import` and `export`: an app's profiles from files, and into files."""
 
+import gc
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,9 @@ from knownas.erasing import Subjects
 from knownas.registry import Registry, system_clock
 from knownas.transfer import exporting, formats, importing
 from knownas.transfer.importing import Problem
+
+_OBJECTS: Final = 1_000_000
+"""Objects that are made until the collector looks for cycles: rows have none, and are many."""
 
 _SHOWN: Final = 10
 """Problems that are shown to people; --report has them all."""
@@ -59,6 +63,8 @@ async def import_file(  # noqa: PLR0913 - the options of the command
     """Merge the profiles of FILE into an app; broken off and run again, it goes on."""
     app = await registry.app(app_name)
     with ExitStack() as stack:
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(_OBJECTS)
         out = _opened(stack, report_file)
         tell = stack.enter_context(progress_bar("Dry run" if dry_run else "Import"))
 

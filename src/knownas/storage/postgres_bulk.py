@@ -28,6 +28,7 @@ from knownas.storage.postgres_reads import (
     aliases_of,
     columns,
     customer_name,
+    has_merged,
     id_name,
     locked_profiles,
 )
@@ -57,7 +58,6 @@ SELECT customer_user_id FROM customers WHERE app_id = $1 AND customer_user_id = 
 _TAKEN_IDS: Final = """
 SELECT profile_id::text FROM profiles WHERE app_id = $1 AND profile_id = any($2::uuid[])
 """
-_HAS_MERGED: Final = "SELECT 1 FROM aliases WHERE app_id = $1 LIMIT 1"
 
 # In this order: whoever makes a profile holds its app, and whoever changes one holds the profile.
 _DELETE_APP: Final = (
@@ -173,7 +173,7 @@ async def _taken(link: Link, app: AppId, brought: list[Profile]) -> _Taken:
     customers = {row[0] for row in await link.fetch(_TAKEN_CUSTOMERS, app, named)}
     ids = await _taken_ids(link, app, [one.profile_id for one in brought])
     aliases: dict[AliasKey, Alias] = {}
-    if await link.fetch(_HAS_MERGED, app):
+    if await has_merged(link, app):
         names = {name for one in brought for name in _names(app, one)}
         while names:
             found = await aliases_of(link, names)

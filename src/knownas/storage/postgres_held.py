@@ -39,10 +39,6 @@ SELECT a.number, s.fingerprint, s.answer, s.expires_at
 FROM unnest($1::integer[], $2::text[]) WITH ORDINALITY AS a (app_id, key, number)
 JOIN answers s ON s.app_id = a.app_id AND s.key = a.key
 """
-_HAVE_MERGED: Final = """
-SELECT app_id FROM unnest($1::integer[]) AS a (app_id)
-WHERE EXISTS (SELECT 1 FROM aliases s WHERE s.app_id = a.app_id)
-"""
 _CHANGES: Final = """
 SELECT a.number, c.at, c.source, c.difference
 FROM unnest($1::integer[], $2::uuid[], $3::bigint[])
@@ -218,7 +214,7 @@ class Held:
         names = names - self.asked_names
         if len(names) > MANY:
             merged = {
-                row[0] for row in await link.fetch(_HAVE_MERGED, sorted({it[0] for it in names}))
+                app for app in {name[0] for name in names} if await reads.has_merged(link, app)
             }
             self.asked_names |= {name for name in names if name[0] not in merged}
             names = {name for name in names if name[0] in merged}

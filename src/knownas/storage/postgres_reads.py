@@ -41,6 +41,7 @@ _LOCK_PROFILES: Final = f"""{_READ_PROFILES}
 ORDER BY p.app_id, p.profile_id FOR UPDATE OF p
 """
 _LOCK_FREE_PROFILES: Final = f"{_LOCK_PROFILES} SKIP LOCKED"
+_HAS_MERGED: Final = "SELECT 1 FROM aliases WHERE app_id = $1 LIMIT 1"
 _FIND_ALIASES: Final = """
 SELECT a.number, s.profile_id, s.revision, s.survivor_revision, s.merged_at
 FROM unnest($1::integer[], $2::text[]) WITH ORDINALITY AS a (app_id, name, number)
@@ -135,6 +136,11 @@ def id_name(key: ProfileKey) -> AliasKey:
 def customer_name(key: CustomerKey) -> AliasKey:
     """Return the alias of a customer."""
     return key[0], f"c:{key[1]}"
+
+
+async def has_merged(link: Link, app: AppId) -> bool:
+    """Tell whether any name of an app leads to another profile."""
+    return bool(await link.fetch(_HAS_MERGED, app))
 
 
 async def aliases_of(link: Link, names: set[AliasKey]) -> dict[AliasKey, Alias]:

@@ -23,7 +23,7 @@ from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.storage import rows, sqlite_aliases, sqlite_changes, sqlite_profiles
 from knownas.storage.sqlite_changes import Entry
 from knownas.storage.sqlite_ids import to_blob
-from knownas.storage.sqlite_index import Move, index, moves
+from knownas.storage.sqlite_index import Moves, add_moves, index
 from knownas.storage.sqlite_tombstones import Gate
 
 _ANSWER: Final = """
@@ -72,13 +72,18 @@ class SqliteEdit:
         self._gate: Gate | None = None
         self._has_merged: bool | None = None
         self._entries: list[Entry] = []
-        self._moves: list[Move] = []
+        self._moves: Moves = {}
         customers = {ref.customer_user_id for ref in refs if ref.customer_user_id is not None}
         ids = {ref.profile_id for ref in refs if ref.profile_id is not None}
         self._customers: dict[str, _Found] = dict.fromkeys(customers)
         self._ids: dict[ProfileId, _Found] = dict.fromkeys(ids)
-        self._customers |= sqlite_profiles.all_by_customer(connection, app, customers)
         self._ids |= sqlite_profiles.all_by_id(connection, app, ids)
+        # Most customers are those of the profiles that are named with them.
+        for found in self._ids.values():
+            if found is not None and found[1].customer_user_id in customers:
+                self._customers[found[1].customer_user_id] = found
+                customers.remove(found[1].customer_user_id)
+        self._customers |= sqlite_profiles.all_by_customer(connection, app, customers)
         absent = [one for one in ids if self._ids[one] is None]
         self._revisions = sqlite_changes.last_revisions(connection, app, absent)
         """Of ids that had no profile at the beginning, that of the last one."""
@@ -101,11 +106,12 @@ class SqliteEdit:
             of_customer = self._by_customer(ref.customer_user_id)
         if ref.profile_id is not None:
             of_id = self._by_id(ref.profile_id)
-        for_customer, for_id = alias_names(ref)
-        if of_customer is None and for_customer is not None:
-            of_customer = self._follow(for_customer)
-        if of_id is None and for_id is not None:
-            of_id = self._follow(for_id)
+        if (of_customer is None or of_id is None) and self._any_merged():
+            for_customer, for_id = alias_names(ref)
+            if of_customer is None and for_customer is not None:
+                of_customer = self._follow(for_customer)
+            if of_id is None and for_id is not None:
+                of_id = self._follow(for_id)
         return of_customer and of_customer[1], of_id and of_id[1]
 
     def _by_customer(self, customer: str) -> _Found:
@@ -121,7 +127,7 @@ class SqliteEdit:
 
     def _follow(self, name: str) -> _Found:
         """Return the profile into which the one of this name was merged, however many times."""
-        while self._any_merged() and (alias := self.alias(name)):
+        while (alias := self.alias(name)) is not None:
             if found := self._by_id(alias.profile_id):
                 return found
             name = f"p:{alias.profile_id}"
@@ -163,7 +169,7 @@ class SqliteEdit:
         number = sqlite_profiles.write(
             self._connection, self._app, number, before, kept, has_merged=self._any_merged()
         )
-        self._moves += moves(len(self._entries), number, before, kept)
+        add_moves(self._moves, len(self._entries), number, before, kept)
         self._entries.append(Entry(before, kept, kept.updated_at, (), undoes))
         if before is not None:
             self._forget(before)

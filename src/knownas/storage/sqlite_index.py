@@ -1,7 +1,6 @@
 """The reverse index, and what is counted of identifiers that several profiles have."""
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Final
 
 import apsw
@@ -41,71 +40,78 @@ SELECT k.key FROM json_each(?3) k WHERE EXISTS (
 _FEW: Final = 100
 """Moves that are done one by one: to look for many at once begins to pay there."""
 
-Move = tuple[int, str, int, int, bool]
-"""What a profile loses or gets: kind, value, which change, the row's number, whether it gets it."""
+Move = tuple[str, int, int, bool]
+"""What a profile loses or gets: value, which change, the row's number, whether it gets it."""
+
+Moves = dict[int, list[Move]]
+"""By kind."""
 
 
-def moves(at: int, number: int, before: Profile | None, after: Profile | None) -> list[Move]:
-    """Return what a profile loses and gets by the change that is the `at`th of several."""
+def add_moves(
+    moves: Moves, at: int, number: int, before: Profile | None, after: Profile | None
+) -> Moves:
+    """Add what a profile loses and gets by the change that is the `at`th of several."""
     old = before.identifiers if before else NO_IDENTIFIERS
     new = after.identifiers if after else NO_IDENTIFIERS
-    found: list[Move] = []
     for kind, lost, gained in differing(old, new):
+        of_kind = moves.setdefault(kind, [])
         if lost is not None:
-            found.append((kind, lost, at, number, False))
+            of_kind.append((lost, at, number, False))
         if gained is not None:
-            found.append((kind, gained, at, number, True))
-    return found
+            of_kind.append((gained, at, number, True))
+    return moves
 
 
-def index(connection: apsw.Connection, app: AppId, moved: list[Move]) -> dict[int, tuple[int, ...]]:
+def index(connection: apsw.Connection, app: AppId, moves: Moves) -> dict[int, tuple[int, ...]]:
     """Bring the reverse index up to date; return by change the kinds of which others had the value.
 
     It is done in the index's own order, so that each of its pages is written once. What concerns
     one value is done in the order of the changes, so the outcome is as if each were done by itself.
     """
     shared: dict[int, tuple[int, ...]] = {}
-    moved = sorted(moved)
-    if len(moved) > _FEW:
-        moved = _index_lone(connection, app, moved)
-    for kind, value, at, number, gets in moved:
-        key = (app, kind, value)
-        if not gets:
-            _leave(connection, key, number)
-        elif _enter(connection, key, number):
-            shared[at] = (*shared.get(at, ()), kind)
+    for kind in sorted(moves):
+        of_kind = sorted(moves[kind])
+        if len(of_kind) > _FEW:
+            of_kind = _index_lone(connection, app, kind, of_kind)
+        for value, at, number, gets in of_kind:
+            key = (app, kind, value)
+            if not gets:
+                _leave(connection, key, number)
+            elif _enter(connection, key, number):
+                shared[at] = (*shared.get(at, ()), kind)
     return shared
 
 
-def _index_lone(connection: apsw.Connection, app: AppId, moved: list[Move]) -> list[Move]:
+def _index_lone(
+    connection: apsw.Connection, app: AppId, kind: int, moves: list[Move]
+) -> list[Move]:
     """Do what concerns values that no other profile has or gets, and return the rest."""
-    alone = Counter((kind, value) for kind, value, *_ in moved)
-    got = [move for move in moved if move[4] and alone[move[:2]] == 1]
-    lost = [move for move in moved if not move[4] and alone[move[:2]] == 1]
-    beside = _found(connection, _HELD, app, got) | _found(connection, _SHARED, app, lost)
-    connection.executemany(_DELETE_IDENTIFIER, _keys(app, lost, beside))
-    connection.executemany(_INSERT_IDENTIFIER, _keys(app, got, beside))
-    return [move for move in moved if move in beside or alone[move[:2]] > 1]
-
-
-def _keys(
-    app: AppId, moved: list[Move], beside: set[Move]
-) -> Iterator[tuple[AppId, int, str, int]]:
-    return ((app, *move[:2], move[3]) for move in moved if move not in beside)
-
-
-def _found(connection: apsw.Connection, statement: str, app: AppId, moved: list[Move]) -> set[Move]:
-    """Return the moves of which a statement finds the value, asked once for each kind."""
-    by_kind: dict[int, list[Move]] = {}
-    for move in moved:
-        by_kind.setdefault(move[0], []).append(move)
-    return {
-        of_kind[at]
-        for kind, of_kind in by_kind.items()
-        for (at,) in connection.execute(
-            statement, (app, kind, rows.as_json([move[1] for move in of_kind]))
+    counts = Counter([move[0] for move in moves])
+    lone = moves
+    if len(counts) < len(moves):
+        lone = [move for move in moves if counts[move[0]] == 1]
+    got, lost = [move for move in lone if move[3]], [move for move in lone if not move[3]]
+    beside = _found(connection, _HELD, app, kind, got)
+    beside |= _found(connection, _SHARED, app, kind, lost)
+    for statement, done in ((_DELETE_IDENTIFIER, lost), (_INSERT_IDENTIFIER, got)):
+        connection.executemany(
+            statement,
+            [(app, kind, value, number) for value, _, number, _ in done if value not in beside],
         )
-    }
+    if lone is moves and not beside:
+        return []
+    return [move for move in moves if move[0] in beside or counts[move[0]] > 1]
+
+
+def _found(
+    connection: apsw.Connection, statement: str, app: AppId, kind: int, moves: list[Move]
+) -> set[str]:
+    """Return the values that a statement finds."""
+    if not moves:
+        return set()
+    values = [move[0] for move in moves]
+    found = connection.execute(statement, (app, kind, rows.as_json(values)))
+    return {values[at] for (at,) in found}
 
 
 def _leave(connection: apsw.Connection, key: tuple[AppId, int, str], number: int) -> None:

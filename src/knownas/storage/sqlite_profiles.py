@@ -24,7 +24,7 @@ from knownas.storage import rows, sqlite_aliases
 from knownas.storage.rows import to_identifiers
 from knownas.storage.sqlite_changes import Entry, next_revision, note
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
-from knownas.storage.sqlite_index import index, moves
+from knownas.storage.sqlite_index import Moves, add_moves, index
 from knownas.storage.sqlite_tombstones import Gate
 
 _IDENTIFIERS_BY_CUSTOMER: Final = """
@@ -142,7 +142,7 @@ def take_out(connection: apsw.Connection, app: AppId, number: int, profile: Prof
     connection.execute(_DELETE_PROFILE, (number,))
     if profile.customer_user_id is not None:
         connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
-    index(connection, app, moves(0, number, profile, None))
+    index(connection, app, add_moves({}, 0, number, profile, None))
 
 
 def after(
@@ -351,7 +351,7 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
 ) -> None:
     """Write what differs between `before` and `after`, in all tables, and note it."""
     number = write(connection, app, number, before, after)
-    shared = index(connection, app, moves(0, number, before, after))
+    shared = index(connection, app, add_moves({}, 0, number, before, after))
     note(connection, app, [Entry(before, after, after.updated_at, shared.get(0, ()), undoes)], by)
 
 
@@ -402,11 +402,10 @@ def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     """
     with large_cache(connection):
         added = _add(connection, app, gate, profiles, old)
-    shared = index(
-        connection,
-        app,
-        [move for at, (number, one) in enumerate(added) for move in moves(at, number, None, one)],
-    )
+    moves: Moves = {}
+    for at, (number, one) in enumerate(added):
+        add_moves(moves, at, number, None, one)
+    shared = index(connection, app, moves)
     new = [one for _, one in added]
     replaced = {one.profile_id for one in new}
     note(

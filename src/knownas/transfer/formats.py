@@ -1,9 +1,10 @@
 """Which format a file has, and its rows."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from knownas.transfer import adapty, csv_files, json_lines, revenuecat
+from knownas.transfer import TransferError, adapty, csv_files, json_lines, revenuecat
 from knownas.transfer.parquet_files import ParquetFile
 from knownas.transfer.rows import IgnoredNames, Record
 from knownas.transfer.unpacking import Lines
@@ -12,6 +13,7 @@ IMPORTS: Final = ("csv", "jsonl", "parquet", "adapty-events", "revenuecat")
 """What can be read."""
 
 _PARQUET: Final = b"PAR1"
+_JSON_NAME: Final = re.compile(r"\.(?:jsonl|ndjson)(?:\.gz|\.zst)?\Z")
 
 
 class Source(NamedTuple):
@@ -29,15 +31,24 @@ class Source(NamedTuple):
 
 
 def open_source(path: str, file_format: str | None) -> Source:
-    """Open a file of a format, or of that which its content has. Raises TransferError."""
+    """Open a file of a format, or of that which its content has. Raises TransferError.
+
+    One that has nothing is what its name says.
+    """
     lines = Lines(path)
+    if file_format is None and not lines.start and _JSON_NAME.search(path):
+        file_format = "jsonl"
     if file_format == "parquet" or (file_format is None and lines.start == _PARQUET):
         lines.close()
         ignored = IgnoredNames()
         file = ParquetFile(path)
         records = file.records(ignored)
         return Source(path, "parquet", records, ignored, file.done, file.size, file.close)
-    return _of_lines(lines, file_format)
+    try:
+        return _of_lines(lines, file_format)
+    except TransferError:
+        lines.close()
+        raise
 
 
 def _of_lines(lines: Lines, file_format: str | None) -> Source:

@@ -39,6 +39,7 @@ OWN_COLUMNS: Final = (
 _MAX_TIME: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]")
+_ABSENT: Final = (None, "")
 _MAX_NAMED: Final = 100
 """Names of ignored columns or keys that are kept, so that a hostile file fills no memory."""
 
@@ -141,20 +142,20 @@ class RowMaker:
         problems: list[FieldError] = []
         identifiers: list[str | None] = list(NO_IDENTIFIERS)
         for position, kind, name in self._kinds:
-            if value := values[position]:
+            if (value := values[position]) not in _ABSENT:
                 identifiers[kind] = _identifier(value, name, problems)
         customer = profile_id = attributes = created_at = None
-        if self._customer is not None and (value := values[self._customer]):
+        if self._customer is not None and (value := values[self._customer]) not in _ABSENT:
             customer = customer_of(value, problems)
-        if self._profile_id is not None and (value := values[self._profile_id]):
+        if self._profile_id is not None and (value := values[self._profile_id]) not in _ABSENT:
             try:  # not `noting`, which takes as long as all of this: most rows have one
                 profile_id = clean_profile_id(text_of(value, "profile_id"), source="profile_id")
             except ValidationError as error:
                 problems += error.fields
-        if self._attributes is not None and (value := values[self._attributes]):
+        if self._attributes is not None and (value := values[self._attributes]) not in _ABSENT:
             with noting(problems):
                 attributes = _attributes(value)
-        if self._created_at is not None and (value := values[self._created_at]):
+        if self._created_at is not None and (value := values[self._created_at]) not in _ABSENT:
             created_at = _time(value, problems)
         if problems:
             return Bad(line, tuple(problems))
@@ -207,7 +208,7 @@ def identifiers_of(given: Mapping[str, Any], problems: list[FieldError]) -> Iden
     """Return the identifiers of an object by name, of which unknown names are passed over."""
     identifiers: list[str | None] = list(NO_IDENTIFIERS)
     for name, value in given.items():
-        if value and name in KIND_NUMBER:
+        if value not in _ABSENT and name in KIND_NUMBER:
             identifiers[KIND_NUMBER[name]] = _identifier(value, name, problems)
     return tuple(identifiers)
 

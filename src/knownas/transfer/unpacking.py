@@ -81,13 +81,24 @@ class Lines:
         """Of the line that was given last, from 1."""
         try:
             self._packed = Path(path).open("rb", buffering=_PIECE)  # noqa: SIM115 - `close` does
+        except OSError as error:
+            raise TransferError(f"{path}: {error.strerror}.") from None
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        """Look at the first bytes. Raises TransferError."""
+        try:
             self.size = os.fstat(self._packed.fileno()).st_size
             self._file: Any = self._unpacked()
             start = self._file.peek(4)
         except OSError as error:
-            raise TransferError(f"{path}: {error.strerror}.") from None
+            raise TransferError(f"{self.path}: {error.strerror}.") from None
         if start.startswith(_UTF16):
-            raise TransferError(f"{path}: is UTF-16; save it as UTF-8.")
+            raise TransferError(f"{self.path}: is UTF-16; save it as UTF-8.")
         if start.startswith(_UTF8_BOM):
             self._file.read(len(_UTF8_BOM))
         self.start = self._file.peek(4)[:4]
