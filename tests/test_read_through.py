@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+import httpx2
 import msgspec
 import pytest
 
@@ -19,6 +20,7 @@ from conftest import (
     knownas,
 )
 from hooks import asked
+from knownas.http.wire import CUSTOMER_HEADER
 from knownas.upstream.asking import ASK_SECONDS
 from knownas.upstream.patience import FAILURES
 from proxies import CUT, Proxy, always, answer, late, proxying
@@ -101,6 +103,36 @@ async def test_customer_of_any_letters_is_brought(
         await made(there, customer)
         assert set_of(await got(here, customer=customer)) == VALUES
     assert len(proxy.requests) == 12
+
+
+async def test_fast_lane_leaves_the_way_free(here: Server, there: Server, proxy: Proxy) -> None:
+    """On a kept connection, which the fast lane answers, a profile is brought all the same."""
+    known, unknown, later = new_customer(), new_customer(), new_customer()
+    await made(here, known, branch_id="here")
+    await made(there, later)
+    proxy.requests.clear()
+    key = {"Authorization": f"Api-Key {here.key}"}
+    async with httpx2.AsyncClient(base_url=here.url, headers=key, timeout=60) as client:
+
+        async def asked_for(customer: str) -> httpx2.Response:
+            return await client.get(IDENTIFIERS_PATH, headers={CUSTOMER_HEADER: customer})
+
+        for _ in range(3):
+            assert set_of(await asked_for(known)) == {"branch_id": "here"}
+        assert error_code(await asked_for(unknown)) == UNKNOWN
+        proxy.fault = always(CUT)
+        failed = await asked_for(later)
+        assert (*error_code(failed), failed.headers["retry-after"]) == (*UNAVAILABLE, "1")
+        proxy.fault = None
+        for _ in range(3):
+            assert set_of(await asked_for(later)) == VALUES
+        body = {"mixpanel_user_id": "m"}
+        last = new_customer()
+        await made(there, last)
+        written = await client.post(IDENTIFIERS_PATH, headers={CUSTOMER_HEADER: last}, json=body)
+        assert written.status_code == 200
+        assert set_of(await asked_for(last)) == {**VALUES, **body}
+    assert proxy.asked() == [*ONCE[:1] * 2, *ONCE * 2]
 
 
 async def test_many_who_ask_at_once_ask_once(here: Server, there: Server, proxy: Proxy) -> None:

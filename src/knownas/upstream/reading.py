@@ -38,7 +38,7 @@ from knownas.upstream.patience import Absent, Breaker
 from knownas.upstreams import Asked, Upstream
 from knownas.writes import Setting
 
-AT_ONCE: Final = 32
+AT_ONCE: Final = 64
 """Questions to all upstreams that are under way in one process at once, at most."""
 
 _AFTER_FAILURE_SECONDS: Final = 1
@@ -53,7 +53,7 @@ class _Question(NamedTuple):
 
 
 class _Spared(Trouble):
-    """An upstream was not asked, because it did not answer others."""
+    """An upstream was not asked, because of others who are, or whom it did not answer."""
 
 
 class Reading:
@@ -130,8 +130,10 @@ class Reading:
         if not breaker.admit(ASK_SECONDS):
             left = math.ceil(breaker.seconds_left)
             raise _Spared("The upstream is left alone for a while.", retry_after=left)
+        is_asked = False
         try:
             async with asyncio.timeout(ASK_SECONDS), self._slots:
+                is_asked = True
                 known = await self._client.profile(app, upstream, question.ref)
         except Trouble as error:
             if error.of == "upstream":
@@ -140,6 +142,8 @@ class Reading:
                 breaker.succeeded()
             raise
         except TimeoutError:
+            if not is_asked:  # which says nothing about the upstream
+                raise _Spared("Too many profiles are asked for at once.") from None
             breaker.failed()
             raise Trouble("The upstream took too long.") from None
         breaker.succeeded()

@@ -90,6 +90,8 @@ class Shadow:
         except Trouble as error:
             if error.of == "upstream":
                 breaker.failed(error.retry_after)
+            else:
+                breaker.succeeded()
             self._note(app.id, {ALL_PROFILES: "failed"})
             return
         except KnownasError:
