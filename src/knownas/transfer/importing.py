@@ -281,9 +281,10 @@ class _Import:
             if self._options.dry_run:
                 raise _DryRun(self._merge(edit, before, batch, now))
             done = _tally(edit.answer(self._key), now)
-            if done.rows > before.rows:
-                return _Outcome(done, [])  # the commit of which nothing was heard was made
-            if done.rows < before.rows:
+            if (more := done.rows - before.rows) > 0:
+                # The commit of which nothing was heard was made, be it that a row stopped it.
+                return _Outcome(done, [], records[more].line if more < len(records) else None)
+            if more < 0:
                 raise ValidationError("Another import of the same file has begun meanwhile.")
             outcome = self._merge(edit, before, batch, now)
             state = msgspec.json.encode(outcome.resume or outcome.tally).decode()
