@@ -106,7 +106,7 @@ class Telling(NamedTuple):
     """Who is told what."""
 
     progress: Callable[[int, int, int], None]
-    """So much done, of so much, and how many rows that were."""
+    """So much done, of so much, and how many rows that were, without those done before."""
     problem: Callable[[Problem], None]
 
 
@@ -216,7 +216,7 @@ class _Import:
                     if stopped_at is not None:
                         break
                 # The next rows are read while these are written.
-                self._telling.progress(done, source.size, tally.rows)
+                self._telling.progress(done, source.size, tally.rows - went_on_after)
                 writing = asyncio.create_task(self._write(tally, batch))
         finally:
             if writing is not None:
@@ -224,7 +224,7 @@ class _Import:
         if writing is not None and stopped_at is None:
             tally, stopped_at = self._note(await writing)
         if stopped_at is None:
-            self._telling.progress(source.size, source.size, tally.rows)
+            self._telling.progress(source.size, source.size, tally.rows - went_on_after)
             await self._end()
         now_shared = await self._storage.count_shared(self._app.id)
         more = {
