@@ -122,7 +122,7 @@ def _lines(report: importing.Report, report_file: str | None) -> list[str]:
     """Return a report for people."""
     done = report.done
     verb = "would be " if report.dry_run else ""
-    rate = done.rows / max(report.seconds, 0.001)
+    rate = (done.rows - report.went_on_after) / max(report.seconds, 0.001)
     lines = [
         (
             f"{report.file}: {report.format}, {done.rows:,} rows in {report.seconds:,.1f} s "

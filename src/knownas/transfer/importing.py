@@ -106,7 +106,7 @@ class Telling(NamedTuple):
     """Who is told what."""
 
     progress: Callable[[int, int, int], None]
-    """So much done, of so much, and how many rows that were."""
+    """So much done, of so much, and how many rows that were, without those done before."""
     problem: Callable[[Problem], None]
 
 
@@ -216,7 +216,7 @@ class _Import:
                     if stopped_at is not None:
                         break
                 # The next rows are read while these are written.
-                self._telling.progress(done, source.size, tally.rows)
+                self._telling.progress(done, source.size, tally.rows - went_on_after)
                 writing = asyncio.create_task(self._write(tally, batch))
         finally:
             if writing is not None:
@@ -224,7 +224,7 @@ class _Import:
         if writing is not None and stopped_at is None:
             tally, stopped_at = self._note(await writing)
         if stopped_at is None:
-            self._telling.progress(source.size, source.size, tally.rows)
+            self._telling.progress(source.size, source.size, tally.rows - went_on_after)
             await self._end()
         now_shared = await self._storage.count_shared(self._app.id)
         more = {
@@ -281,9 +281,10 @@ class _Import:
             if self._options.dry_run:
                 raise _DryRun(self._merge(edit, before, batch, now))
             done = _tally(edit.answer(self._key), now)
-            if done.rows > before.rows:
-                return _Outcome(done, [])  # the commit of which nothing was heard was made
-            if done.rows < before.rows:
+            if (more := done.rows - before.rows) > 0:
+                # The commit of which nothing was heard was made, be it that a row stopped it.
+                return _Outcome(done, [], records[more].line if more < len(records) else None)
+            if more < 0:
                 raise ValidationError("Another import of the same file has begun meanwhile.")
             outcome = self._merge(edit, before, batch, now)
             state = msgspec.json.encode(outcome.resume or outcome.tally).decode()
