@@ -381,6 +381,6 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     database = f"sqlite:///{tmp_path_factory.mktemp('there')}/there.db"
     port = free_port()
     process = start(database, port, KNOWNAS_ERROR_DIALECT="live")
-    made = msgspec.json.decode(knownas("key", "create", "--json", database=database))
-    yield Server(f"http://127.0.0.1:{port}", made["key"], "", database)
+    key, public_key = asyncio.run(new_keys(database, "default"))
+    yield Server(f"http://127.0.0.1:{port}", key, public_key, database)
     assert stop(process) == 0
