@@ -10,7 +10,10 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PYTEST := $(BIN)/pytest -n auto --dist loadfile
+# The tests wait about a third of their time for servers: one process more than there are processors.
+# In the order of their files, since the files of few tests are those of the long ones.
+TESTERS := $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
+PYTEST := $(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url
 
@@ -72,7 +75,7 @@ soak: .venv/dev.stamp ## Run the long fault tests in full, for some hours (docs/
 .PHONY: coverage
 coverage: .venv/dev.stamp ## Measure the lines and branches of src/ that the tests run, subprocesses included
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/coverage run -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 

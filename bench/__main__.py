@@ -99,11 +99,8 @@ def main(  # noqa: PLR0913 - the options of the command
     results.save(found, path)
     click.echo(f"\n{page.summary(found)}\nAll figures: {path}")
     if publish:
-        if parts == {"postgres"} and results.PUBLISHED.exists():
-            over_postgres, found = found.over_postgres, results.read(results.PUBLISHED)
-            found.over_postgres = over_postgres
-        elif found.over_postgres is None and results.PUBLISHED.exists():
-            found.over_postgres = results.read(results.PUBLISHED).over_postgres
+        if results.PUBLISHED.exists():
+            found = results.put_into(results.read(results.PUBLISHED), found, parts)
         results.save(found, results.PUBLISHED)
         page.write(found)
 
@@ -145,7 +142,9 @@ def _measure(
     made = {size: databases.made(work, size) for size in profiles}
     rounds = Rounds(work, folder, found)
     if "lookups" in parts:
-        rounds.compare(made[found.main_profiles], [OURS], LOOKUPS, with_cpu=False)
+        found.lookups = _of_its_own(found)
+        beside = Rounds(work, folder, found.lookups)
+        beside.compare(made[found.main_profiles], [OURS], LOOKUPS, with_cpu=False)
     loads = [load for load in LOADS if load.name in parts]
     if loads or "cpu" in parts:
         main_database = made[found.main_profiles]
@@ -170,14 +169,19 @@ def _measure(
     shutil.rmtree(folder)
 
 
-def _over_postgres(found: Results, work: Path, database: databases.Database) -> OverPostgres:
-    """Measure over PostgreSQL, on the same profiles."""
-    own = Results(
+def _of_its_own(found: Results) -> Results:
+    """Return what takes the results of a part that can be published by itself."""
+    return Results(
         began=found.began,
         seconds=found.seconds,
         repeat=found.repeat,
         main_profiles=found.main_profiles,
     )
+
+
+def _over_postgres(found: Results, work: Path, database: databases.Database) -> OverPostgres:
+    """Measure over PostgreSQL, on the same profiles."""
+    own = _of_its_own(found)
     with postgres.server() as url:
         say(f"copying {database.profiles:,} profiles to PostgreSQL")
         copy, size = postgres.fill(url, database)

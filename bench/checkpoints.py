@@ -167,7 +167,7 @@ def run_turn(
 ) -> Turn:
     """Start one version on a copy of the database, post for a while, and stop it."""
     database = original.with_name("knownas.db")
-    shutil.copyfile(original, database)
+    copy(original, database)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     server = subprocess.Popen(
@@ -183,6 +183,13 @@ def run_turn(
     finally:
         server.terminate()
         server.wait()
+
+
+def copy(original: Path, database: Path) -> None:
+    """Copy a database, and have the disk done with it, so that it does nothing else in a turn."""
+    shutil.copyfile(original, database)
+    with database.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def wait_for(port: int) -> None:

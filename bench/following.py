@@ -13,7 +13,6 @@ import asyncio
 import http.client
 import json
 import multiprocessing
-import shutil
 import socket
 import statistics
 import subprocess
@@ -28,7 +27,7 @@ from typing import Any, Final, NamedTuple
 
 import uvloop
 
-from bench.checkpoints import HERE, environment, load, make_database, post, wait_for
+from bench.checkpoints import HERE, copy, environment, load, make_database, post, wait_for
 
 PATH: Final = "/api/v1/changes/"
 PAGE: Final = 1_000
@@ -132,7 +131,7 @@ def run_turn(original: Path, key: str, options: argparse.Namespace, *, follows: 
 def running(original: Path) -> Iterator[tuple[Path, int]]:
     """Run the server on a copy of a database, on a core of its own."""
     database = original.with_name("knownas.db")
-    shutil.copyfile(original, database)
+    copy(original, database)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     server = subprocess.Popen(

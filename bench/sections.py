@@ -254,12 +254,12 @@ def growth(found: Results) -> str:
 
 def lookups(found: Results) -> str:
     """Return how profiles are found by an identifier, and read many at once."""
-    measured = [load for load in LOOKUPS if found.of(load.name, OURS)]
-    if not measured:
+    own = found.lookups
+    if own is None:
         return tables.NOTHING
 
     def row(load: Load) -> Sequence[str]:
-        runs = found.of(load.name, OURS)
+        runs = own.of(load.name, OURS)
         profiles = BATCH_SIZE if load is BATCH else 1
         return (
             load.title + tables.dagger(runs),
@@ -273,9 +273,15 @@ def lookups(found: Results) -> str:
         )
 
     head = ("", "requests/s", "profiles/s", "µs CPU a profile", "p50 ms", "p99 ms")
-    table = tables.table(head, map(row, measured), right=range(1, 6))
-    note = _footnote(found, [load.name for load in LOOKUPS])
-    return f"{reached(found, GOALS_OF_LOOKUPS)}\n{table}{note}"
+    table = tables.table(head, map(row, LOOKUPS), right=range(1, 6))
+    note = _footnote(own, [load.name for load in LOOKUPS])
+    return f"{_when(own)}\n{reached(own, GOALS_OF_LOOKUPS)}\n{table}{note}"
+
+
+def _when(own: Results) -> str:
+    """Return when a part was measured that may be of another run than the rest."""
+    when = f"Measured {own.began}; {own.main_profiles:,} profiles"
+    return f"{when}, {own.repeat} rounds of {own.seconds:g} s.\n"
 
 
 def over_postgres(found: Results) -> str:
@@ -284,9 +290,7 @@ def over_postgres(found: Results) -> str:
     if over is None:
         return tables.NOTHING
     own = over.results
-    when = f"Measured {own.began}; {own.main_profiles:,} profiles"
-    rounds = f"{own.repeat} rounds of {own.seconds:g} s"
-    texts = [f"{when}, {rounds}.\n", reached(own, GOALS_OVER_POSTGRES)]
+    texts = [_when(own), reached(own, GOALS_OVER_POSTGRES)]
     for load in OVER_POSTGRES:
         for connections in load.connections:
             runs = {

@@ -295,14 +295,21 @@ def server(database: str) -> Iterator[Server]:
     """Give a running server on a fresh database."""
     port = free_port()
     process = start(database, port, KNOWNAS_METRICS_TOKEN="metrics-token")  # noqa: S106 - a test's own
-    key, public_key = (
-        msgspec.json.decode(
-            knownas("key", "create", "--type", key_type, "--json", database=database)
-        )["key"]
-        for key_type in ("secret", "public")
-    )
+    key, public_key = asyncio.run(new_keys(database, "default"))
     yield Server(f"http://127.0.0.1:{port}", key, public_key, database)
     assert stop(process) == 0
+
+
+async def new_keys(database: str, name: str) -> tuple[str, str]:
+    """Return a new secret key and a new public key of the app of this name, made if need be."""
+    registry = Registry(bootstrap.open_storage(database))
+    if name not in {app.name for app in await registry.apps()}:
+        await registry.create_app(name)
+    app = await registry.app(name)
+    key, _ = await registry.keyring.create(app, "secret")
+    public_key, _ = await registry.keyring.create(app, "public")
+    await registry.close()
+    return key, public_key
 
 
 @pytest.fixture(scope="module")
@@ -317,13 +324,5 @@ def second(server: Server) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def other(server: Server) -> Server:
     """Give the same server with the keys of another app."""
-
-    async def make_app() -> Server:
-        registry = Registry(bootstrap.open_storage(server.database))
-        app = await registry.create_app("other")
-        key, _ = await registry.keyring.create(app, "secret")
-        public_key, _ = await registry.keyring.create(app, "public")
-        await registry.close()
-        return server._replace(key=key, public_key=public_key)
-
-    return asyncio.run(make_app())
+    key, public_key = asyncio.run(new_keys(server.database, "other"))
+    return server._replace(key=key, public_key=public_key)

@@ -117,8 +117,8 @@ def _config(server: Server) -> dict[str, Any]:
             }
         },
         # Shrinking many failures takes minutes, and what is generated is small already.
-        "generation": {"max-examples": 60, "database": "none", "no-shrink": True},
-        "phases": {"stateful": {"generation": {"max-examples": 60}}},
+        "generation": {"max-examples": 30, "database": "none", "no-shrink": True},
+        "phases": {"stateful": {"generation": {"max-examples": 40}}},
     }
 
 

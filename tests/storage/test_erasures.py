@@ -270,7 +270,9 @@ async def test_merged_person_goes_with_all_sources(
     storage: Storage, app: App, eraser: Eraser
 ) -> None:
     """By whichever name: the chain of merges, its customers, and the way back."""
-    await added(storage, app, *(profile(it, f"kim-{it}", branch_id=f"b-{it}") for it in range(4)))
+    await added(
+        storage, app, *(profile(it, f"kim-{it}", branch_id=f"branch-{it}") for it in range(4))
+    )
     await edited(storage, app, merged(1, 2))
     await edited(storage, app, merged(3, 1))
     erased = await eraser.erase(app, Whom(by_id(2)))
@@ -375,7 +377,9 @@ async def test_chain_of_undone_merges_leaves_nothing(
     storage: Storage, app: App, eraser: Eraser
 ) -> None:
     """Who was in a profile that was in another one leaves nothing in that either."""
-    await added(storage, app, *(profile(it, f"kim-{it}", branch_id=f"b-{it}") for it in (1, 2, 3)))
+    await added(
+        storage, app, *(profile(it, f"kim-{it}", branch_id=f"branch-{it}") for it in (1, 2, 3))
+    )
     await edited(storage, app, merged(2, 1))
     await edited(storage, app, merged(3, 2))
     await edited(storage, app, lambda edit: merging.undo(edit, IDS[2]))
@@ -385,7 +389,9 @@ async def test_chain_of_undone_merges_leaves_nothing(
     assert not any(it in feed for it in ("kim-1", "branch-1", IDS[1], "plan-1"))
     assert all(it in feed for it in ("kim-2", "branch-2", IDS[2], "kim-3", "branch-3", IDS[3]))
     for number in (2, 3):
-        assert (await storage.profile(app.id, by_id(number))).identifiers[BRANCH] == f"b-{number}"
+        assert (await storage.profile(app.id, by_id(number))).identifiers[
+            BRANCH
+        ] == f"branch-{number}"
 
 
 async def test_customer_that_moved_on_is_gone_from_the_history_it_left(
@@ -521,7 +527,7 @@ async def test_simultaneous_writes_bring_nothing_back(
             app.id,
             ref,
             lambda it: msgspec.structs.replace(
-                it, identifiers=merge_identifiers(it.identifiers, {"branch_id": f"b-{number}"})
+                it, identifiers=merge_identifiers(it.identifiers, {"branch_id": f"branch-{number}"})
             ),
             now=2,
             create_as=IDS[number + 10],

@@ -10,14 +10,14 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import apsw
 import msgspec
 
 from knownas.editing import Edit, Needs
 from knownas.erasing import Subjects
-from knownas.errors import KnownasError, ValidationError
+from knownas.errors import KnownasError
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
 from knownas.lookups import Holders, Sought
 from knownas.model import (
@@ -33,20 +33,13 @@ from knownas.model import (
 )
 from knownas.storage import (
     StorageError,
+    sqlite_apps,
     sqlite_changes,
     sqlite_check,
     sqlite_file,
     sqlite_inbound,
     sqlite_profiles,
     sqlite_webhooks,
-)
-from knownas.storage.rows import (
-    APP_COLUMNS,
-    KEY_COLUMNS,
-    from_key,
-    from_policies,
-    to_app,
-    to_key,
 )
 from knownas.storage.sqlite_beside import ReaderBeside
 from knownas.storage.sqlite_checkpoint import Checkpoints
@@ -68,66 +61,6 @@ HOLDERS_AT_ONCE: Final = 20
 about as long as to have another thread do it."""
 
 _COUNT_PROFILES: Final = "SELECT count(*) FROM profiles WHERE app_id = ?"
-
-_INSERT_APP: Final = "INSERT INTO apps (uuid, name, created_at) VALUES (?, ?, ?) RETURNING id"
-_APPS: Final = f"SELECT {APP_COLUMNS} FROM apps a ORDER BY a.id"  # noqa: S608 - the columns are a constant
-_APP_BY_NAME: Final = "SELECT 1 FROM apps WHERE name = ?"
-_SET_POLICIES: Final = "UPDATE apps SET policies = ? WHERE id = ?"
-_DELETE_APP: Final = (
-    "DELETE FROM identifiers WHERE app_id = ?",
-    "DELETE FROM customers WHERE app_id = ?",
-    "DELETE FROM profiles WHERE app_id = ?",
-    "DELETE FROM changes WHERE app_id = ?",
-    "DELETE FROM coverage WHERE app_id = ?",
-    "DELETE FROM shared_identifiers WHERE app_id = ?",
-    "DELETE FROM aliases WHERE app_id = ?",
-    "DELETE FROM answers WHERE app_id = ?",
-    "DELETE FROM tombstones WHERE app_id = ?",
-    "DELETE FROM erasures WHERE app_id = ?",
-    "DELETE FROM erasure_keys WHERE app_id = ?",
-    "DELETE FROM webhooks WHERE app_id = ?",
-    "DELETE FROM deliveries WHERE app_id = ?",
-    "DELETE FROM inbound_secrets WHERE app_id = ?",
-    "DELETE FROM inbound_refusals WHERE app_id = ?",
-    "DELETE FROM dead_letters WHERE app_id = ?",
-    "DELETE FROM api_keys WHERE app_id = ?",
-    "DELETE FROM apps WHERE id = ?",
-)
-_INSERT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_KEY_EXISTS: Final = "SELECT 1 FROM api_keys WHERE digest = ?"
-_KEY_BY_DIGEST: Final = f"""
-SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id WHERE k.digest = ?
-"""  # noqa: S608 - the columns are a constant
-_KEYS: Final = f"""
-SELECT {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.app_id = ? ORDER BY k.created_at, k.id
-"""  # noqa: S608 - the columns are a constant
-_KEYS_WITH_DIGESTS: Final = f"""
-SELECT {KEY_COLUMNS}, k.digest FROM api_keys k JOIN apps a ON a.id = k.app_id
-WHERE k.app_id = ? ORDER BY k.created_at, k.id
-"""  # noqa: S608 - the columns are a constant
-_PUT_KEY: Final = """
-INSERT INTO api_keys (digest, id, app_id, type, label, created_at, expires_at, ended_at, rate)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (digest) DO UPDATE SET
-  expires_at = coalesce(
-    min(expires_at, excluded.expires_at), expires_at, excluded.expires_at),
-  ended_at = coalesce(min(ended_at, excluded.ended_at), ended_at, excluded.ended_at),
-  rate = excluded.rate
-WHERE app_id = excluded.app_id
-"""
-_EXPIRE_KEY: Final = """
-UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id = ?2 AND id = ?3
-"""
-_END_KEY: Final = """
-UPDATE api_keys SET ended_at = coalesce(ended_at, ?) WHERE app_id = ? AND id = ?
-"""
-_SET_KEY_RATE: Final = "UPDATE api_keys SET rate = ? WHERE app_id = ? AND id = ?"
-
-Row = tuple[Any, ...]
 
 
 class SqliteStorage:
@@ -429,36 +362,19 @@ class SqliteStorage:
 
     async def create_app(self, app_uuid: str, name: str, *, now: int) -> App:
         """See `Storage.create_app`."""
-
-        def work(connection: apsw.Connection) -> App:
-            if connection.execute(_APP_BY_NAME, (name,)).get:
-                raise ValidationError("There is an app of this name already.", source="name")
-            number = connection.execute(_INSERT_APP, (app_uuid, name, now)).get
-            return App(number, app_uuid, name, now)
-
-        return await self._writer.run(work)
+        return await self._writer.run(lambda write: sqlite_apps.create(write, app_uuid, name, now))
 
     async def apps(self) -> list[App]:
         """See `Storage.apps`."""
-        return await self._read_aside(lambda read: [to_app(row) for row in read.execute(_APPS)])
+        return await self._read_aside(sqlite_apps.apps)
 
     async def set_policies(self, app: AppId, policies: Policies) -> None:
         """See `Storage.set_policies`."""
-
-        def work(connection: apsw.Connection) -> None:
-            require_app(connection, app)
-            connection.execute(_SET_POLICIES, (from_policies(policies), app))
-
-        await self._writer.run(work)
+        await self._writer.run(lambda write: sqlite_apps.set_policies(write, app, policies))
 
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""
-
-        def work(connection: apsw.Connection) -> None:
-            for statement in _DELETE_APP:
-                connection.execute(statement, (app,))
-
-        await self._writer.run(work, erases=True)
+        await self._writer.run(lambda write: sqlite_apps.delete(write, app), erases=True)
 
     async def add_key(
         self,
@@ -470,59 +386,38 @@ class SqliteStorage:
         overlap_until: int = 0,
     ) -> None:
         """See `Storage.add_key`."""
-
-        def work(connection: apsw.Connection) -> None:
-            require_app(connection, app)
-            if connection.execute(_KEY_EXISTS, (digest,)).get:
-                raise ValidationError("This key is in use here already.", source="key")
-            connection.execute(_INSERT_KEY, from_key(app, key, digest))
-            if replacing is not None:
-                connection.execute(_EXPIRE_KEY, (overlap_until, app, replacing))
-
-        await self._writer.run(work)
+        await self._writer.run(
+            lambda write: sqlite_apps.add_key(write, app, key, digest, replacing, overlap_until)
+        )
 
     async def keys(self, app: AppId) -> list[ApiKey]:
         """See `Storage.keys`."""
-        return await self._read_aside(
-            lambda read: [to_key(row) for row in read.execute(_KEYS, (app,))]
-        )
+        return [key for key, _ in await self.keys_with_digests(app)]
 
     async def keys_with_digests(self, app: AppId) -> list[tuple[ApiKey, bytes]]:
         """See `Storage.keys_with_digests`."""
-        return await self._read_aside(
-            lambda read: [
-                (to_key(row), digest) for *row, digest in read.execute(_KEYS_WITH_DIGESTS, (app,))
-            ]
-        )
+        return await self._read_aside(lambda read: sqlite_apps.keys_of(read, app))
 
     async def put_keys(self, app: AppId, keys: Sequence[tuple[ApiKey, bytes]]) -> None:
         """See `Storage.put_keys`."""
-
-        def work(connection: apsw.Connection) -> None:
-            require_app(connection, app)
-            for key, digest in keys:
-                if not _changes(connection, _PUT_KEY, from_key(app, key, digest)):
-                    raise ValidationError("Another app has this key already.", source="key")
-
-        await self._writer.run(work)
+        await self._writer.run(lambda write: sqlite_apps.put_keys(write, app, keys))
 
     async def end_key(self, app: AppId, key_id: str, *, at: int) -> bool:
         """See `Storage.end_key`."""
         return await self._writer.run(
-            lambda write: _changes(write, _END_KEY, (at, app, key_id)), erases=True
+            lambda write: sqlite_apps.end_key(write, app, key_id, at), erases=True
         )
 
     async def set_key_rate(self, app: AppId, key_id: str, rate: str | None) -> bool:
         """See `Storage.set_key_rate`."""
         return await self._writer.run(
-            lambda write: _changes(write, _SET_KEY_RATE, (rate, app, key_id))
+            lambda write: sqlite_apps.set_key_rate(write, app, key_id, rate)
         )
 
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""
         with translating():
-            row = self._reader.execute(_KEY_BY_DIGEST, (digest,)).fetchone()
-        return None if row is None else to_key(row)
+            return sqlite_apps.key(self._reader, digest)
 
     # --- the database itself --------------------------------------------------------------------
 
@@ -580,8 +475,3 @@ class SqliteStorage:
     def _remove_folder(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _changes(connection: apsw.Connection, statement: str, values: Row) -> bool:
-    connection.execute(statement, values)
-    return connection.changes() > 0

@@ -1,6 +1,5 @@
 """A profile in its tables: functions on a connection, inside the caller's transaction."""
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -196,13 +195,22 @@ def several(
     for ref in refs:
         halves = by_customer.get(ref.customer_user_id), by_id.get(ref.profile_id)
         try:
-            with contextlib.suppress(ProfileNotFound):
-                found.append(ref.settle(*halves))
-                continue
-            found.append(settle(read, app, ref)[1])  # it may have been merged
+            found.append(ref.settle(*halves))
+        except ProfileNotFound:
+            found.append(_merged(read, app, ref))
         except KnownasError as error:
             found.append(error)
     return found
+
+
+def _merged(
+    read: apsw.Connection | apsw.Cursor, app: AppId, ref: ProfileRef
+) -> Profile | KnownasError:
+    """Return the profile of a reference that no profile has itself: it may have been merged."""
+    try:
+        return settle(read, app, ref)[1]
+    except KnownasError as error:
+        return error
 
 
 def _named(
