@@ -16,29 +16,14 @@ from knownas.transfer import TransferError
 from knownas.transfer.csv_files import Table
 from knownas.transfer.latest import Event, latest
 from knownas.transfer.rows import Bad, Record, customer_of, identifiers_of, nobody
+from knownas.webhooks.revenuecat import ANONYMOUS
+from knownas.webhooks.revenuecat import KINDS as KINDS_OF_REVENUECAT
 
 ORIGINAL: Final = "rc_original_app_user_id"
 """The column that tells it from other tables."""
 LAST_SEEN: Final = "rc_last_seen_app_user_id_alias"
 ATTRIBUTES: Final = "reserved_subscriber_attributes"
 
-KIND_OF: Final[Mapping[str, str]] = {
-    "$adjustId": "adjust_device_id",
-    "$airbridgeDeviceId": "airbridge_device_id",
-    "$amplitudeDeviceId": "amplitude_device_id",
-    "$amplitudeUserId": "amplitude_user_id",
-    "$appsflyerId": "appsflyer_id",
-    "$branchId": "branch_id",
-    "$fbAnonId": "facebook_anonymous_id",
-    "$firebaseAppInstanceId": "firebase_app_instance_id",
-    "$mixpanelDistinctId": "mixpanel_user_id",
-    "$onesignalId": "one_signal_player_id",
-    "$posthogUserId": "posthog_distinct_user_id",
-    "$tenjinId": "tenjin_analytics_installation_id",
-}
-"""The attributes that are identifiers of ours."""
-
-_ANONYMOUS: Final = "$RCAnonymousID:"
 _MAX_TIME: Final = 2**53
 
 
@@ -63,7 +48,7 @@ def _events(table: Table) -> Iterator[Event | Bad]:
         identifiers = identifiers_of({kind: value for kind, (value, _) in given.items()}, problems)
         names = [values[original_at], "" if last_at is None else values[last_at]]
         # An id that the app gave says more than one that RevenueCat made; the last one is newest.
-        own = [name for name in names if name.strip() and not name.startswith(_ANONYMOUS)]
+        own = [name for name in names if name.strip() and not name.startswith(ANONYMOUS)]
         customer = customer_of((own or names)[-1] or names[0], problems)
         times = tuple(given[kind.name][1] if kind.name in given else 0 for kind in KINDS)
         if problems:
@@ -84,7 +69,7 @@ def _attributes(text: str, problems: list[FieldError]) -> dict[str, tuple[Any, i
             given = msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise ValidationError("Must be a JSON object.", source=ATTRIBUTES) from None
-        for name, kind in KIND_OF.items():
+        for name, kind in KINDS_OF_REVENUECAT.items():
             one = given.get(name)
             if isinstance(one, dict):
                 at = one.get("updated_at_ms")
