@@ -5,7 +5,7 @@ attributes: https://www.revenuecat.com/docs/customers/customer-attributes. Each 
 own time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
