@@ -43,10 +43,11 @@ def psql(url: str, *statements: str) -> str:
     ).stdout.strip()
 
 
-def new_database(server_url: str) -> str:
-    """Make an empty database on a server and return its URL."""
+def new_database(server_url: str, template: str | None = None) -> str:
+    """Make a database on a server and return its URL: an empty one, or a copy of another's URL."""
     name = f"knownas_{uuid.uuid4().hex}"
-    psql(server_url, f"CREATE DATABASE {name}")
+    source = "" if template is None else f" TEMPLATE {urlsplit(template).path[1:]}"
+    psql(server_url, f"CREATE DATABASE {name}{source}")
     return urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
 
 
