@@ -12,7 +12,9 @@ KnownasError
     ├── NotFound                not_found
     │   ├── ProfileNotFound     profile_not_found, profile_does_not_exist
     │   ├── ErasureNotFound     erasure_not_found
-    │   └── WebhookNotFound     webhook_not_found
+    │   ├── WebhookNotFound     webhook_not_found
+    │   ├── DeadLetterNotFound  dead_letter_not_found
+    │   └── UpstreamNotFound    upstream_not_found
     ├── MethodNotAllowed        method_not_allowed
     ├── RequestTimeout          request_timeout
     ├── Conflict
@@ -145,6 +147,18 @@ class WebhookNotFound(NotFound):
     """No webhook of this app has that id."""
 
     codes = ("webhook_not_found",)
+
+
+class DeadLetterNotFound(NotFound):
+    """No dead letter of this app has that id."""
+
+    codes = ("dead_letter_not_found",)
+
+
+class UpstreamNotFound(NotFound):
+    """The app has no upstream."""
+
+    codes = ("upstream_not_found",)
 
 
 class MethodNotAllowed(ApiError):

@@ -206,6 +206,7 @@ def test_closing_empties_the_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("small")
 def test_failing_checkpoint_stops_nothing(tmp_path: Path, slow_disk: SlowDisk) -> None:
     """A checkpoint that fails is tried again; the writes go on, and are not lost."""
 

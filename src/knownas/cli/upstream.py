@@ -27,7 +27,11 @@ def upstream_group() -> None:
 
 @upstream_group.command("set")
 @click.argument("url")
-@click.option("--key-stdin", is_flag=True, help="Read the upstream's API key from standard input.")
+@click.option(
+    "--key-stdin",
+    is_flag=True,
+    help="Read its API key from standard input; it is stored encrypted, under the master key.",
+)
 @click.option("--key-env", metavar="NAME", help="Servers find the key in this variable.")
 @click.option("--key-file", metavar="PATH", help="Servers find the key in this file.")
 @click.option("--read-through/--no-read-through", default=None, help="Ask for unknown profiles.")
@@ -64,10 +68,7 @@ async def upstream_set(  # noqa: PLR0913 - the options of the command
     app_name: str,
     as_json: bool,
 ) -> None:
-    """Name the server at URL as the upstream of an app, or change how it is used.
-
-    A key from standard input is stored encrypted, which needs KNOWNAS_MASTER_KEY_FILE.
-    """
+    """Name the server at URL as the upstream of an app, or change how it is used."""
     if sum([key_stdin, key_env is not None, key_file is not None]) > 1:
         raise Failure("Say one of --key-stdin, --key-env and --key-file.")
     key_from: str | UnsetType = UNSET
