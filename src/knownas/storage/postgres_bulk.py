@@ -79,6 +79,7 @@ _DELETE_APP: Final = (
     "DELETE FROM inbound_secrets WHERE app_id = $1",
     "DELETE FROM inbound_refusals WHERE app_id = $1",
     "DELETE FROM dead_letters WHERE app_id = $1",
+    "DELETE FROM audit WHERE app_id = $1",
 )
 
 

@@ -38,6 +38,7 @@ _DELETE_APP: Final = (
     "DELETE FROM inbound_secrets WHERE app_id = ?",
     "DELETE FROM inbound_refusals WHERE app_id = ?",
     "DELETE FROM dead_letters WHERE app_id = ?",
+    "DELETE FROM audit WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )
