@@ -87,19 +87,23 @@ class Desk:
 
         Whether there is such an operator makes no difference to the time that it takes.
         """
-        if len(password) > MAX_PASSWORD:
+        if not await self.knows(name, password):
             return None
-        kept = await self._operators.password(name)
-        async with self._hashing:
-            fits, again = await asyncio.to_thread(_fits, kept, password)
-        if not fits:
-            return None
-        if again:
-            again_hashed = await self._hashed(password)
-            await self._operators.set_password(name, again_hashed, ends_sessions=False)
         token = secrets.token_urlsafe(32)
         await self._operators.begin(_digest(token), name, expires_at=self._clock() + SESSION_MS)
         return token
+
+    async def knows(self, name: str, password: str) -> bool:
+        """Tell whether a password is that of an operator."""
+        if len(password) > MAX_PASSWORD:
+            return False
+        kept = await self._operators.password(name)
+        async with self._hashing:
+            fits, is_old = await asyncio.to_thread(_fits, kept, password)
+        if fits and is_old:
+            hashed = await self._hashed(password)
+            await self._operators.set_password(name, hashed, ends_sessions=False)
+        return fits
 
     async def session(self, token: str) -> Session | None:
         """Return the session of a token, as long as it lasts."""

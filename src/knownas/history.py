@@ -20,7 +20,18 @@ from knownas.model import (
 )
 
 Via = Literal[
-    "api", "sdk", "cli", "demo", "copy", "import", "webhook", "merge", "undo", "erasure", "server"
+    "api",
+    "sdk",
+    "cli",
+    "demo",
+    "copy",
+    "import",
+    "webhook",
+    "merge",
+    "undo",
+    "erasure",
+    "console",
+    "server",
 ]
 """By which way a change came."""
 

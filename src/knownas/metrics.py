@@ -22,7 +22,7 @@ from knownas.receiving import OUTCOMES, Outcome
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other")
 STATUSES: Final = (
-    200, 204, 304, 400, 401, 404, 405, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 501, 503,
+    200, 204, 303, 304, 400, 401, 403, 404, 405, 408, 409, 410, 412, 413, 415, 422, 429, 431, 500, 501, 503,
 )  # fmt: skip
 BUCKETS: Final = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001,

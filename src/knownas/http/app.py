@@ -150,6 +150,9 @@ ROUTES: Final = (
 )
 
 
+CONSOLE_PATH: Final = "/console/"
+"""What all pages of the console are counted as."""
+
 _WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -274,15 +277,17 @@ def create_app(
     settings: Settings,
     shared: SharedMemory | None = None,
     *,
+    console: ASGIApp | None = None,
     dispatcher: "Dispatcher | None" = None,
     new_request_id: Callable[[], bytes] | None = None,
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    The `dispatcher` delivers as long as it serves. With `shared` memory its metrics are those of
+    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves. With `shared` memory its metrics are those of
     all processes that have it. Request ids are random unless `new_request_id` makes them.
     """
-    metrics = Metrics([resource.path for resource in ROUTES], shared, senders=tuple(SENDERS))
+    paths = [*(resource.path for resource in ROUTES), CONSOLE_PATH]
+    metrics = Metrics(paths, shared, senders=tuple(SENDERS))
     draining = asyncio.Event()
 
     @asynccontextmanager
@@ -299,7 +304,11 @@ def create_app(
         await registry.close()
 
     app = Application(
-        routes=[route for resource in ROUTES for route in resource.routes()], lifespan=lifespan
+        routes=[
+            *(route for resource in ROUTES for route in resource.routes()),
+            *([Route("/console{below:path}", endpoint=console)] if console else []),
+        ],
+        lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.router.default = _nothing_here
