@@ -5,7 +5,6 @@ from typing import Final
 from starlette.responses import Response
 
 from knownas.console.visits import Refused, Visit
-from knownas.deliveries import DeliveryKey
 from knownas.errors import FeatureNotConfigured
 from knownas.events import TYPES
 from knownas.model import clean_profile_id
@@ -78,11 +77,12 @@ async def change(visit: Visit) -> Response:
 async def replay(visit: Visit) -> Response:
     """Have what was given up tried again: all of it, or one."""
     webhook_id = visit.place["webhook"]
-    only: DeliveryKey | None = None
-    if visit.text("profile"):
+    profile_id = visit.text("profile")
+    only = None
+    if profile_id:
         revision = visit.number(visit.text("revision"), "revision") or 0
-        only = (clean_profile_id(visit.text("profile"), source="profile"), revision)
-    await visit.note("replay webhook", about=[only[0] if only else ""], detail=webhook_id)
+        only = (clean_profile_id(profile_id, source="profile"), revision)
+    await visit.note("replay webhook", about=[profile_id], detail=webhook_id)
     await visit.registry.webhooks.replay(visit.its_app.id, webhook_id, only)
     return visit.go(f"webhooks/{webhook_id}")
 
