@@ -59,6 +59,7 @@ def console(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         KNOWNAS_MASTER_KEY_FILE=str(folder / "key"),
         KNOWNAS_ERASURE_LEDGER=str(folder / "ledger"),
         KNOWNAS_WEBHOOK_NETWORKS="127.0.0.1",
+        KNOWNAS_TRUSTED_PROXIES="127.0.0.1",
     )
     for role in ROLES:
         options = ("--role", role, "--password-stdin")
@@ -104,13 +105,17 @@ class Watched(NamedTuple):
 
 
 @pytest.fixture
-def open_page(browser: Browser, console: Server) -> Iterator[Callable[..., Page]]:
-    """Give what opens a page in a browser of its own, as wide as asked.
-
-    In none of them may there be an error, or a request to another host: that is checked at the end.
-    """
-    contexts: list[BrowserContext] = []
+def watched() -> Iterator[Watched]:
+    """Give what is noted of all pages of a test; at its end that is to be nothing."""
     watched = Watched([])
+    yield watched
+    assert watched.wrong == []
+
+
+@pytest.fixture
+def open_page(browser: Browser, console: Server, watched: Watched) -> Iterator[Callable[..., Page]]:
+    """Give what opens a page in a browser of its own, as wide as asked."""
+    contexts: list[BrowserContext] = []
 
     def open_it(size: tuple[int, int] = WIDE, **options: Any) -> Page:  # noqa: ANN401 - Playwright's
         viewport: Any = dict(zip(("width", "height"), size, strict=True))
@@ -124,7 +129,6 @@ def open_page(browser: Browser, console: Server) -> Iterator[Callable[..., Page]
     yield open_it
     for context in contexts:
         context.close()
-    assert watched.wrong == []
 
 
 @pytest.fixture

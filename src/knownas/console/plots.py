@@ -10,7 +10,7 @@ from knownas.history import DAY_MS
 _WIDTH: Final = 240.0
 _HEIGHT: Final = 64.0
 _EDGE: Final = 3.0
-"""Left free around the line, half of which would be cut off else."""
+"""Left free above and below the line, half of which would be cut off else."""
 
 
 def share(name: str, days: Sequence[int], shares: Sequence[float]) -> str:
@@ -32,21 +32,21 @@ def _last(days: Sequence[int]) -> str:
 def _plot(title: str, told: str, days: Sequence[int], values: Sequence[float], most: float) -> str:
     """Draw steps: what a day ended with holds until the next one that changed it."""
     span = max(days[-1] - days[0], 1)
-    right, bottom = _WIDTH - _EDGE, _HEIGHT - _EDGE
+    bottom = _HEIGHT - _EDGE
     points: list[str] = []
     y = bottom
     for number, value in zip(days, values, strict=True):
-        x = _EDGE + (number - days[0]) / span * (right - _EDGE)
+        x = (number - days[0]) / span * _WIDTH
         if points:
             points.append(f"{x:.1f},{y:.1f}")
         y = bottom - value / most * (bottom - _EDGE)
         points.append(f"{x:.1f},{y:.1f}")
-    points.append(f"{right:.1f},{y:.1f}")
+    points.append(f"{_WIDTH:.1f},{y:.1f}")
     line = " ".join(points)
     return (
         f'<svg class="plot" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" '
         f'preserveAspectRatio="none" aria-label="{escape(f"{title}: {told}")}">'
         f"<title>{escape(title)}</title><desc>{escape(told)}</desc>"
-        f'<polygon class="area" points="{_EDGE:.1f},{bottom:.1f} {line} {right:.1f},{bottom:.1f}"/>'
+        f'<polygon class="area" points="0,{_HEIGHT:.1f} {line} {_WIDTH:.1f},{_HEIGHT:.1f}"/>'
         f'<polyline class="line" points="{line}"/></svg>'
     )

@@ -159,7 +159,7 @@ async def _page(visit: Visit, moment: Moment | None, revealed: Collection[str]) 
         "problem": problem,
         "exists": current is not None,
         "merged_into": merged_into,
-        "merged_here": await _merged_here(visit) if current is not None else [],
+        "earlier": await _earlier(visit) if current is not None else [],
         "fields": [] if shown is None else fields_of(shown, revealed),
         "others": [] if current is None or is_past else await _others(visit, current),
         "steps": steps_of(history, revealed),
@@ -183,8 +183,8 @@ async def _now(visit: Visit) -> tuple[Profile | None, str | None]:
     return found, None
 
 
-async def _merged_here(visit: Visit) -> list[str]:
-    """Return the ids of those that were merged into the profile."""
+async def _earlier(visit: Visit) -> list[str]:
+    """Return the ids of the profiles that were merged into this one, or that its customer had."""
     if not visit.signed_in.may("support"):
         return []
     person = await visit.registry.eraser.person(visit.its_app, Whom(visit.ref))

@@ -1,0 +1,234 @@
+"""What the console withstands: rows 21 and 22 of the threat table, in a browser and without."""
+
+import re
+from collections.abc import Callable
+
+import httpx2
+import pytest
+from playwright.sync_api import Page, expect
+
+from conftest import PROFILE_PATH, Server, ask, make_profile
+from console.conftest import PASSWORD, People, Watched
+
+DATABASES = ("sqlite", "postgresql")
+
+APP = "/console/apps/default/"
+SCRIPTS = (
+    "<script>document.title='taken'</script>",
+    '"><img src=x onerror="document.title=\'taken\'">',
+    "'-document.title='taken'-'{{7*7}}",
+    "javascript:document.title='taken'",
+)
+
+
+def client_of(console: Server) -> httpx2.Client:
+    """Return a client that sends what a browser does of itself."""
+    return httpx2.Client(base_url=console.url, headers={"Origin": console.url})
+
+
+def token_of(answer: httpx2.Response) -> str:
+    """Return the token in the first form of a page."""
+    found = re.search(r'name="token" value="([0-9a-f]{64})"', answer.text)
+    assert found is not None
+    return found[1]
+
+
+def signed_in(console: Server, role: str = "admin") -> httpx2.Client:
+    """Return a client with a session."""
+    client = client_of(console)
+    token = token_of(client.get("/console/sign-in"))
+    form = {"token": token, "name": role, "password": PASSWORD}
+    assert client.post("/console/sign-in", data=form).status_code == 303
+    return client
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_row_21_stored_scripts_are_shown_as_text(
+    console: Server, enter: Callable[..., Page], text: str
+) -> None:
+    """A script in a customer id, an identifier or an attribute runs on no page, also revealed."""
+    values = {"branch_id": text, "mixpanel_user_id": text}
+    profile = make_profile(console, text, **values)["profile_id"]
+    other = make_profile(console, f"{text}2", **values)["profile_id"]
+    attributes = {"custom_attributes": [{"key": "k", "value": text[:50]}]}
+    assert ask(console, "PATCH", PROFILE_PATH, body=attributes, profile=profile).is_success
+    page = enter("admin")
+    for address in (
+        f"{APP}profiles/{profile}/merge?source={other}",
+        f"{APP}conflicts",
+        f"{APP}changes?after=first",
+        "/console/audit",
+        f"{APP}profiles/{profile}",
+    ):
+        page.goto(address)
+        assert "knownas" in page.title()
+    page.get_by_role("button", name="Reveal").click()
+    expect(page.get_by_role("row", name="branch_id").locator(".revealed")).to_have_text(text)
+    page.goto(APP)
+    page.get_by_label("An identifier").fill(text)
+    page.get_by_role("button", name="Search").click()
+    assert "knownas" in page.title()
+    page.goto(f"{APP}keys")
+    page.get_by_label("What it is for").fill(text)
+    page.get_by_role("button", name="Make the key").click()
+    expect(page.get_by_role("cell", name=text).first).to_be_visible()
+    assert "knownas" in page.title()
+    for one in (profile, other):
+        assert ask(console, "DELETE", PROFILE_PATH, profile=one).status_code == 204
+
+
+def test_row_21_policy_refuses_inline_scripts(enter: Callable[..., Page], watched: Watched) -> None:
+    """Were a script to get into a page, the browser would not run it, and tell."""
+    page = enter("viewer")
+    inserted = page.evaluate(
+        """() => new Promise(resolve => {
+            const told = event => resolve(event.violatedDirective);
+            document.addEventListener("securitypolicyviolation", told);
+            const script = document.createElement("script");
+            script.textContent = "document.title = 'taken'";
+            document.body.append(script);
+        })"""
+    )
+    assert inserted == "script-src-elem"
+    assert "knownas" in page.title()
+    assert "Content Security Policy" in watched.wrong.pop()
+
+
+def test_row_22_forms_need_a_token_and_the_own_origin(console: Server, people: People) -> None:
+    """Without the token of the session, or from another site, nothing is done."""
+    client = signed_in(console)
+    address = f"{APP}profiles/{people.ann}"
+    token = token_of(client.get(address))
+    other = token_of(signed_in(console, "support").get(address))
+    form = {"field": "branch_id", "sure": "yes"}
+    for given in ("", "0" * 64, other, token_of(client_of(console).get("/console/sign-in"))):
+        answer = client.post(f"{address}/clear", data={**form, "token": given})
+        assert answer.status_code == 403
+    for origin in ("https://evil.example", "null", "", f"{console.url}.evil.example"):
+        answer = client.post(
+            f"{address}/clear", data={**form, "token": token}, headers={"Origin": origin}
+        )
+        assert answer.status_code == 403
+    body = httpx2.post(f"{console.url}{address}/clear", data={**form, "token": token})
+    assert body.status_code == 303
+    assert body.headers["location"] == "/console/sign-in"
+    shown = ask(console, "GET", "/api/v1/profile/", profile=people.ann).json()["data"]
+    assert shown["identifiers"]["branch_id"] == "9876543210"
+    assert client.post(f"{address}/clear", data={**form, "token": token}).status_code == 303
+
+
+def test_row_22_every_form_is_guarded(console: Server, people: People) -> None:
+    """There is no path that takes a POST without a token."""
+    client = signed_in(console)
+    for path in (
+        "sign-in",
+        "sign-out",
+        "password",
+        "operators",
+        "operators/remove",
+        "apps/default/",
+        *(
+            f"apps/default/profiles/{people.ann}/{action}"
+            for action in ("reveal", "clear", "merge", "undo-merge", "erase")
+        ),
+        "apps/default/webhooks",
+        "apps/default/webhooks/whk_0000000000000000",
+        "apps/default/webhooks/whk_0000000000000000/replay",
+        "apps/default/letters",
+        "apps/default/keys",
+        "apps/default/keys/revoke",
+    ):
+        assert client.post(f"/console/{path}", data={"token": "x"}).status_code == 403, path
+
+
+def test_row_22_session_is_new_at_sign_in(console: Server) -> None:
+    """A token that was there before signs nobody in; the old session ends with the new one."""
+    client = client_of(console)
+    client.cookies.set("knownas-session", "chosen-by-somebody-else", domain="127.0.0.1")
+    token = token_of(client.get("/console/sign-in"))
+    form = {"name": "admin", "password": PASSWORD}
+    answer = client.post("/console/sign-in", data={**form, "token": token})
+    [cookie] = [
+        one for one in answer.headers.get_list("set-cookie") if one.startswith("knownas-session=")
+    ]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert "chosen-by-somebody-else" not in cookie
+    fixed = httpx2.get(
+        f"{console.url}{APP}", headers={"Cookie": "knownas-session=chosen-by-somebody-else"}
+    )
+    assert fixed.status_code == 303
+
+
+def test_row_22_cookie_is_bound_to_the_host_behind_tls(console: Server) -> None:
+    """Where a trusted proxy says that the browser came by https, the cookies are of that only."""
+    client = client_of(console)
+    client.headers.update(
+        {"X-Forwarded-Proto": "https", "Origin": console.url.replace("http", "https")}
+    )
+    asked = client.get("/console/sign-in")
+    visitor = asked.headers["set-cookie"].partition(";")[0]
+    form = {"token": token_of(asked), "name": "admin", "password": PASSWORD}
+    answer = client.post("/console/sign-in", data=form, headers={"Cookie": visitor})
+    assert answer.status_code == 303
+    for cookie in (asked.headers["set-cookie"], answer.headers.get_list("set-cookie")[0]):
+        assert cookie.startswith("__Host-knownas-")
+        assert "; Path=/;" in cookie
+        assert "; Secure" in cookie
+
+
+def test_row_22_no_page_is_shown_in_a_frame(console: Server) -> None:
+    """Every answer forbids it, and no page is kept by a browser or a proxy."""
+    client = signed_in(console)
+    for path in (APP, "/console/sign-in", "/console/nowhere", "/console/static/console.js"):
+        headers = client.get(path).headers
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == (
+            "max-age=31536000, immutable" if "static" in path else "no-store"
+        )
+
+
+def test_guessing_passwords_is_limited(console: Server) -> None:
+    """After five attempts for one name no password is looked at for a while."""
+    client = client_of(console)
+    token = token_of(client.get("/console/sign-in"))
+    form = {"token": token, "name": "nobody", "password": "wrong"}
+    statuses = [client.post("/console/sign-in", data=form).status_code for _ in range(6)]
+    assert statuses == [403] * 5 + [429]
+    assert client.post("/console/sign-in", data=form).headers["retry-after"].isdecimal()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["nowhere", "apps/none/", "apps/default/profiles/x", "static/app.py", "static/..", "apps/%2e/"],
+)
+def test_unknown_pages_are_not_there(console: Server, path: str) -> None:
+    """What is no page, no app, no file of ours is 404, as a page."""
+    answer = signed_in(console).get(f"/console/{path}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_odd_forms_are_refused(console: Server) -> None:
+    """A form in another encoding, too large, or of another type is refused, never a 500."""
+    client = signed_in(console)
+    token = token_of(client.get(APP))
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for content, headers, status in (
+        (b"token=%ff", form, 400),
+        (b"a=" + b"x" * 70_000, form, 413),
+        (b"&".join(b"a=1" for _ in range(300)), form, 400),
+        (b"{}", {"Content-Type": "application/json"}, 415),
+        (f"token={token}&q=%00".encode(), form, 400),
+        (f"token={token}&q=%ed%a0%80".encode(), form, 400),
+        (f"token={token}&q={'x' * 300}".encode(), form, 400),
+    ):
+        answer = client.post(APP, content=content, headers=headers)
+        assert answer.status_code == status, content[:40]
+    for query in ("revision=x", "revision=0", "before=99999999999999999999999", "revision=٣"):
+        profile = make_profile(console, "odd")["profile_id"]
+        answer = client.get(f"{APP}profiles/{profile}?{query}")
+        assert answer.status_code == 400, query
