@@ -177,7 +177,7 @@ def test_identifiers_are_cleared(
     page.get_by_role("button", name="Clear…").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Clear 1 identifier?")
     page.get_by_role("button", name="Clear").click()
-    expect(page.get_by_role("status")).to_have_text("The identifiers were cleared.")
+    expect(page.locator(".done")).to_have_text("The identifiers were cleared.")
     values = ask(console, "GET", IDENTIFIERS_PATH, profile=people.ann).json()
     assert (values["branch_id"], values["appsflyer_id"]) == (None, SHARED)
     assert "changed by console" in page.locator(".timeline > li").first.inner_text()
@@ -200,7 +200,7 @@ def test_profiles_are_merged_and_parted_again(
     assert merged["profile_id"] == people.ann
     assert merged["identifiers"]["branch_id"] == "111222333444"
     page.get_by_role("button", name="Undo the merge").click()
-    expect(page.get_by_role("status")).to_contain_text("The merge was undone")
+    expect(page.locator(".done")).to_contain_text("The merge was undone")
     again = ask(console, "GET", NATIVE_PATH, profile=people.bob).json()["data"]
     assert again["profile_id"] == people.bob
 
@@ -321,7 +321,7 @@ def test_dead_letter_is_shown_without_its_values(
     secret = knownas("webhook-in", "create", "adapty", database=console.database)
     secret = re.search(r"knownas_in_\S+", secret)[0]  # type: ignore[index] # else the test fails
     answer = httpx2.post(
-        f"{console.url}/api/v1/inbound/default/adapty/",
+        f"{console.url}/webhooks/adapty/default/",
         headers={"Authorization": secret},
         content=b'{"event_type": 1, "profile_id": "canary-value"}',
     )

@@ -44,5 +44,8 @@ class Attempts:
             self._counted[counted] = tried + 1
 
     def forget(self, host: str, name: str) -> None:
-        """Begin anew for a name that has just signed in."""
-        self._counted.pop((network_of(host), name), None)
+        """Take an attempt back that was none: the password was right."""
+        network = network_of(host)
+        self._counted.pop((network, name), None)
+        if tried := self._counted.get((network, "")):
+            self._counted[network, ""] = tried - 1
