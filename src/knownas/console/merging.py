@@ -62,13 +62,19 @@ def _rows(planned: Merge) -> list[dict[str, Any]]:
         rows.append(
             {
                 "field": field,
-                "ours": "" if ours is None else masked(ours),
-                "theirs": "" if theirs is None else masked(theirs),
+                "ours": _masked(field, ours),
+                "theirs": _masked(field, theirs),
                 "clashes": ours is not None and theirs is not None and ours != theirs,
                 "is_same": ours == theirs,
             }
         )
     return rows
+
+
+def _masked(field: str, value: object) -> str:
+    if value is None:
+        return ""
+    return masked("" if field == rules_of_merging.ATTRIBUTES else value)
 
 
 def _values(profile: Profile) -> dict[str, object]:

@@ -94,7 +94,7 @@ def fields_of(profile: Profile, revealed: Collection[str]) -> list[Field]:
         (ATTRIBUTES, "Your app", _attributes(profile.attributes)),
     ]
     return [
-        Field(name, vendor, value if name in revealed else masked(value), name in revealed)
+        Field(name, vendor, _shown(name, value, revealed), name in revealed)
         for name, vendor, value in values
         if value is not None
     ]
@@ -115,12 +115,18 @@ def _parts(change: Change, revealed: Collection[str]) -> list[tuple[str, str, st
         old, new = differs.attributes
         pairs.append((ATTRIBUTES, _attributes(old), _attributes(new)))
 
-    def shown(name: str, value: str | None) -> str:
-        if value is None:
-            return ""
-        return value if name in revealed else masked(value)
+    return [
+        (name, _shown(name, old, revealed), _shown(name, new, revealed)) for name, old, new in pairs
+    ]
 
-    return [(name, shown(name, old), shown(name, new)) for name, old, new in pairs]
+
+def _shown(name: str, value: str | None, revealed: Collection[str]) -> str:
+    """Return a value as it is shown; of attributes the end may be all that there is to hide."""
+    if value is None:
+        return ""
+    if name in revealed:
+        return value
+    return masked("" if name == ATTRIBUTES else value)
 
 
 def _attributes(attributes: Sequence[tuple[str, str | float]]) -> str | None:

@@ -1,6 +1,6 @@
 """How pages are made: the templates, and what they show in which way.
 
-Jinja2 is imported with the first page: a worker that serves none has it not.
+Jinja2 is imported with the first page: a worker that serves none does without.
 """
 
 import hashlib
