@@ -266,6 +266,9 @@ def test_odd_forms_are_refused(console: Server, client: httpx2.Client) -> None:
     ):
         answer = client.post(APP, content=content, headers=headers)
         assert answer.status_code == status, content[:40]
+    for method, allow in (("DELETE", "GET, HEAD, POST"), ("PUT", "GET, HEAD, POST")):
+        answer = client.request(method, APP)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allow)
     for query in ("revision=x", "revision=0", "before=99999999999999999999999", "revision=٣"):
         profile = make_profile(console, "odd")["profile_id"]
         answer = client.get(f"{APP}profiles/{profile}?{query}")

@@ -47,6 +47,11 @@ class Page(NamedTuple):
     get: Handler | None = None
     post: Handler | None = None
 
+    @property
+    def allow(self) -> str:
+        """The methods that it takes."""
+        return ", ".join((("GET", "HEAD") if self.get else ()) + (("POST",) if self.post else ()))
+
 
 async def _static(visit: Visit) -> Response:
     media_type = rendering.STATIC_TYPES.get(visit.place["file"])
@@ -128,6 +133,8 @@ class Console:
             response = await self._answer(visit)
         except Refused as refused:
             response = visit.refusal(refused.status, "This is not possible", [refused.message])
+            if refused.allow:
+                response.headers["Allow"] = refused.allow
         except KnownasError as error:
             response = visit.failure(error)
         await response(scope, receive, send)
@@ -141,7 +148,7 @@ class Console:
             raise Refused(404, "There is no such page.")
         handler = page.post if method == "POST" else page.get
         if handler is None or method not in {"GET", "HEAD", "POST"}:
-            raise Refused(405, "The page does not take this method.")
+            raise Refused(405, "The page does not take this method.", allow=page.allow)
         if page.get is not _static and visit.session_token:
             session = await self._registry.desk.session(visit.session_token)
             visit.operator = session.operator if session is not None else None

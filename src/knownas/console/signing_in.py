@@ -4,7 +4,6 @@ from starlette.responses import Response
 
 from knownas.console.visits import PATH, Visit
 from knownas.errors import RateLimited, ValidationError
-from knownas.operators import clean_name
 
 
 async def form(visit: Visit) -> Response:
@@ -30,7 +29,9 @@ async def sign_in(visit: Visit) -> Response:
     desk = visit.registry.desk
     token = await desk.sign_in(name, password)
     if token is None:
-        await desk.note(_known(name), "sign in refused")
+        # A name that nobody has may be a password, in the wrong field.
+        known = {operator.name for operator in await desk.all()}
+        await desk.note(name if name in known else "?", "sign in refused")
         return visit.page(
             "sign_in.html",
             status=403,
@@ -78,11 +79,3 @@ async def change_password(visit: Visit) -> Response:
         return visit.page("password.html", status=400, problem=problem)
     visit.end_session()
     return visit.go(f"{PATH}sign-in")
-
-
-def _known(name: str) -> str:
-    """Return a name as the log keeps it: one that nobody can have may be a mistyped password."""
-    try:
-        return clean_name(name)
-    except ValidationError:
-        return "?"

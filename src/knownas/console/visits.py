@@ -49,11 +49,12 @@ _VISITOR: Final = "knownas-visitor"
 class Refused(Exception):
     """The request is not answered as it was asked; the page says why."""
 
-    def __init__(self, status: int, message: str) -> None:
-        """Take the status of the answer, and a sentence for people."""
+    def __init__(self, status: int, message: str, *, allow: str = "") -> None:
+        """Take the status of the answer, a sentence for people, and of a 405 what is allowed."""
         super().__init__(message)
         self.status = status
         self.message = message
+        self.allow = allow
 
 
 class Visit:
@@ -137,7 +138,11 @@ class Visit:
         request = self.request
         origin = urlsplit(request.headers.get("origin", ""))
         if not origin.netloc or origin.netloc != request.headers.get("host", ""):
-            raise Refused(403, "The form did not come from a page of this server.")
+            raise Refused(
+                403,
+                "The form did not come from a page of this server. Where a proxy stands before it, "
+                "that has to pass the Host header on as it came.",
+            )
         if request.headers.get("content-type", "").partition(";")[0].strip() != _FORM_TYPE:
             raise Refused(415, "Send the form as a browser does.")
         body = await wire.bounded_body(request, wire.Headers(request.scope["headers"]))

@@ -5,7 +5,6 @@ const slider = document.getElementById("revision");
 if (slider) {
   const shown = document.getElementById("revision-shown");
   slider.addEventListener("input", () => { shown.textContent = slider.value; });
-  slider.addEventListener("change", () => { slider.form.requestSubmit(); });
 }
 
 const changes = document.getElementById("changes");
@@ -30,16 +29,20 @@ if (changes) {
     while (changes.rows.length > MOST_ROWS) changes.lastElementChild.remove();
   };
 
-  const go_on = async () => {
+  const tell = (text) => {
+    if (live.textContent !== text) live.textContent = text;
+  };
+
+  const lookOn = async () => {
     if (!document.hidden) {
       try {
         await look();
-        live.textContent = "Live";
+        tell("Live");
       } catch {
-        live.textContent = "Not live: load the page anew";
+        tell("Not live: load the page anew");
       }
     }
-    setTimeout(go_on, LOOK_MS);
+    setTimeout(lookOn, LOOK_MS);
   };
-  go_on();
+  lookOn();
 }
