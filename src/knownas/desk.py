@@ -35,7 +35,7 @@ SESSION_MS: Final = 12 * 3_600_000
 HASHES_AT_ONCE: Final = 2
 """Each takes 64 MiB of memory and a tenth of a second of four threads."""
 
-MAX_DETAIL: Final = 200
+MAX_DETAIL: Final = 500
 """Characters of what an entry of the audit log says."""
 
 

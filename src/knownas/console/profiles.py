@@ -65,9 +65,11 @@ async def show(visit: Visit) -> Response:
 
 async def reveal(visit: Visit) -> Response:
     """Show a profile with what was chosen in clear text, this once."""
-    fields = _chosen(visit) or list(_FIELDS)
-    await visit.note("reveal", about=[visit.place["profile"]], detail=", ".join(fields))
-    return await _page(visit, _moment(visit, visit.text("revision")), fields)
+    fields = _chosen(visit)
+    revision = visit.text("revision")
+    told = (", ".join(fields) or "all") + (f", as of revision {revision}" if revision else "")
+    await visit.note("reveal", about=[visit.place["profile"]], detail=told)
+    return await _page(visit, _moment(visit, revision), fields or _FIELDS)
 
 
 async def clear(visit: Visit) -> Response:
