@@ -23,6 +23,7 @@ from knownas.operators import (
     Session,
     clean_name,
     clean_password,
+    is_name,
 )
 from knownas.storage import Storage
 
@@ -97,7 +98,7 @@ class Desk:
         """Tell whether a password is that of an operator."""
         if len(password) > MAX_PASSWORD:
             return False
-        kept = await self._operators.password(name)
+        kept = await self._operators.password(name) if is_name(name) else None
         async with self._hashing:
             fits, is_old = await asyncio.to_thread(_fits, kept, password)
         if fits and is_old:

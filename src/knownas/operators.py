@@ -23,7 +23,7 @@ MAX_PASSWORD: Final = 1_000
 NO_APP: Final = AppId(0)
 """The app of an entry that is about none."""
 
-_is_name: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,62}").fullmatch
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,62}")
 
 
 class Operator(NamedTuple):
@@ -111,9 +111,14 @@ class Operators(Protocol):
         ...
 
 
+def is_name(text: str) -> bool:
+    """Tell whether a text may be the name of an operator."""
+    return _NAME.fullmatch(text) is not None
+
+
 def clean_name(text: str) -> str:
     """Return an operator's name. Raises ValidationError."""
-    if not _is_name(text):
+    if not is_name(text):
         raise ValidationError(
             "Must be 1 to 63 lower-case letters, digits or . _ @ + -, a letter or digit first.",
             source="name",

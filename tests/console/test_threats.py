@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -249,6 +250,55 @@ def test_unknown_pages_are_not_there(client: httpx2.Client, path: str) -> None:
     answer = client.get(f"/console/{path}")
     assert answer.status_code == 404
     assert answer.headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize("odd", ["\0", "\x1f\r\nX: y", "'; DROP TABLE audit; --", "٣", "x" * 2_000])
+def test_odd_texts_in_forms_are_no_failure(people: People, client: httpx2.Client, odd: str) -> None:
+    """Whatever stands in a field, the answer is a page, and never a failure of the server."""
+    token = token_of(client.get(APP))
+    profile = f"apps/default/profiles/{people.ann}"
+    fields = (
+        *("name", "role", "password", "new", "again", "q", "field", "revision", "source", "typed"),
+        *(
+            "url",
+            "type",
+            "do",
+            "profile",
+            "letter",
+            "label",
+            "days",
+            "rate",
+            "key",
+            "rule-branch_id",
+        ),
+    )
+    for path in (
+        *("operators", "operators/remove", "apps/default/"),
+        *(f"{profile}/{one}" for one in ("reveal", "clear", "merge", "undo-merge", "erase")),
+        *("apps/default/webhooks", "apps/default/webhooks/whk_0000000000000000"),
+        "apps/default/webhooks/whk_0000000000000000/replay",
+        *("apps/default/letters", "apps/default/keys", "apps/default/keys/revoke"),
+    ):
+        for do in (odd, "replay", "delete"):
+            form = dict.fromkeys(fields, odd) | {"token": token, "do": do}
+            answer = client.post(f"/console/{path}", data=form)
+            assert answer.status_code in {200, 303, 400, 403, 404}, (path, answer.text)
+    for path in ("audit?before=1&id=", f"{APP[9:]}changes?after=", f"{APP[9:]}changes/rows?after="):
+        answer = client.get("/console/" + path + quote(odd))
+        assert answer.status_code in {200, 400, 410}, (path, answer.text)
+
+
+def test_odd_names_are_refused(
+    client: httpx2.Client, new_client: Callable[[], httpx2.Client]
+) -> None:
+    """A name that nobody can have, and a password that is too long, are wrong ones."""
+    visitor = new_client()
+    token = token_of(visitor.get("/console/sign-in"))
+    for name, password in (("\0", "\0"), ("admin", "x" * 2_000)):
+        form = {"token": token, "name": name, "password": password}
+        assert visitor.post("/console/sign-in", data=form).status_code == 403
+    form = {"token": token_of(client.get(APP)), "password": "\0", "new": "\0", "again": "\0"}
+    assert client.post("/console/password", data=form).status_code == 400
 
 
 def test_odd_forms_are_refused(console: Server, client: httpx2.Client) -> None:

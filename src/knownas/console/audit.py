@@ -1,5 +1,6 @@
 """What operators did, and who they are."""
 
+import re
 from typing import Final
 
 from starlette.responses import Response
@@ -9,13 +10,15 @@ from knownas.errors import ValidationError
 from knownas.operators import ROLES, clean_name, clean_role
 
 _PAGE: Final = 100
-_MAX_ID: Final = 64
+_is_id: Final = re.compile(r"[0-9a-f]{32}").fullmatch
 
 
 async def log(visit: Visit) -> Response:
     """List what operators did, newest first."""
     at = visit.number(visit.asked("before"), "before")
-    before = None if at is None else (at, visit.asked("id")[:_MAX_ID])
+    before = None
+    if at is not None and _is_id(visit.asked("id")):
+        before = (at, visit.asked("id"))
     found = await visit.registry.desk.entries(before, _PAGE)
     return visit.page(
         "audit.html",
@@ -51,7 +54,7 @@ async def create_operator(visit: Visit) -> Response:
 
 async def remove_operator(visit: Visit) -> Response:
     """Remove an operator, who is signed out at once."""
-    name = visit.text("name")
+    name = clean_name(visit.text("name"))
     if name == visit.name:
         raise Refused(400, "Another admin has to remove you: there must be one left.")
     await visit.note("remove operator", detail=name)

@@ -1,17 +1,19 @@
 """The keys of an app: made, shown once, and revoked."""
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
 
-from knownas.console.visits import Visit
+from knownas.console.visits import Refused, Visit
 from knownas.errors import ValidationError
 from knownas.history import DAY_MS
 from knownas.keys import KeyType
 from knownas.model import NO_RATE, clean_rate
 
 _TYPES: Final[Mapping[str, KeyType]] = {"secret": "secret", "public": "public"}
+_is_key: Final = re.compile(r"[a-z0-9_]{1,40}").fullmatch
 _MAX_LABEL: Final = 100
 _MAX_DAYS: Final = 3_650
 
@@ -43,8 +45,11 @@ async def create(visit: Visit) -> Response:
 
 async def revoke(visit: Visit) -> Response:
     """End a key's life."""
-    await visit.note("revoke key", detail=visit.text("key"))
-    await visit.registry.keyring.revoke(visit.its_app.id, visit.text("key"))
+    key_id = visit.text("key")
+    if not _is_key(key_id):
+        raise Refused(400, "There is no such key.")
+    await visit.note("revoke key", detail=key_id)
+    await visit.registry.keyring.revoke(visit.its_app.id, key_id)
     return visit.go("keys")
 
 

@@ -59,17 +59,20 @@ class Others(NamedTuple):
 
 async def show(visit: Visit) -> Response:
     """Show a profile, its identifiers masked."""
+    moment = _moment(visit, visit.asked("revision"))
     await visit.note("view", about=[visit.place["profile"]])
-    return await _page(visit, _moment(visit, visit.asked("revision")), ())
+    return await _page(visit, moment, ())
 
 
 async def reveal(visit: Visit) -> Response:
     """Show a profile with what was chosen in clear text, this once."""
     fields = _chosen(visit)
-    revision = visit.text("revision")
-    told = (", ".join(fields) or "all") + (f", as of revision {revision}" if revision else "")
+    moment = _moment(visit, visit.text("revision"))
+    told = ", ".join(fields) or "all"
+    if moment is not None:
+        told += f", as of revision {moment.revision}"
     await visit.note("reveal", about=[visit.place["profile"]], detail=told)
-    return await _page(visit, _moment(visit, revision), fields or _FIELDS)
+    return await _page(visit, moment, fields or _FIELDS)
 
 
 async def clear(visit: Visit) -> Response:

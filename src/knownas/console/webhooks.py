@@ -1,16 +1,17 @@
 """Webhooks that are sent, and those that others send: how they fare, and what is tried again."""
 
+import re
 from typing import Final
 
 from starlette.responses import Response
 
 from knownas.console.visits import Refused, Visit
-from knownas.errors import FeatureNotConfigured
+from knownas.errors import DeadLetterNotFound, FeatureNotConfigured
 from knownas.events import TYPES
 from knownas.model import clean_profile_id
 
 _PAGE: Final = 100
-_MAX_ID: Final = 64
+_is_letter: Final = re.compile(r"ltr_[0-9a-f]{16}").fullmatch
 
 
 async def show(visit: Visit, secret: str = "") -> Response:
@@ -77,20 +78,20 @@ async def change(visit: Visit) -> Response:
 async def replay(visit: Visit) -> Response:
     """Have what was given up tried again: all of it, or one."""
     webhook_id = visit.place["webhook"]
-    profile_id = visit.text("profile")
     only = None
-    if profile_id:
+    if visit.text("profile"):
         revision = visit.number(visit.text("revision"), "revision") or 0
-        only = (clean_profile_id(profile_id, source="profile"), revision)
-    await visit.note("replay webhook", about=[profile_id], detail=webhook_id)
+        only = (clean_profile_id(visit.text("profile"), source="profile"), revision)
+    await visit.note("replay webhook", about=["" if only is None else only[0]], detail=webhook_id)
     await visit.registry.webhooks.replay(visit.its_app.id, webhook_id, only)
     return visit.go(f"webhooks/{webhook_id}")
 
 
 async def handle_letters(visit: Visit) -> Response:
     """Try dead letters again, or delete them: one, or all."""
-    letter_id = visit.text("letter")[:_MAX_ID] or None
-    action = visit.text("do")
+    letter_id, action = visit.text("letter") or None, visit.text("do")
+    if letter_id is not None and not _is_letter(letter_id):
+        raise DeadLetterNotFound
     if action == "replay":
         await visit.note("replay dead letter", detail=letter_id or "all")
         await visit.registry.reception.replay(visit.its_app, letter_id)
