@@ -105,6 +105,8 @@ def test_what_is_installed_serves(installed: Path, tmp_path: Path) -> None:
         for path in ("openapi.yaml", "docs"):
             with_curl = ["curl", "-sf", f"http://127.0.0.1:{port}/{path}"]
             assert "integration-identifiers" in subprocess.check_output(with_curl, text=True)
+        for path in ("sign-in", "static/console.css", "static/console.js"):
+            subprocess.run(["curl", "-sf", f"http://127.0.0.1:{port}/console/{path}"], check=True)
         code = "import knownas; print(knownas.__file__)"
         environment = {**os.environ, "PYTHONPATH": str(installed)}
         found = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)

@@ -6,6 +6,7 @@ Rows that stand elsewhere, because they need more than a request, or belong to m
     3        test_errors.py      key guessing
     4        test_keys.py        what a look-up costs; the timings themselves are in bench/
     12, 41   test_headers.py     media types and content encodings
+    21, 22   console/test_threats.py
     23       test_export.py      formulas in spreadsheets
     25       test_outbound.py    where webhooks may go; addresses: test_webhook_addresses.py
     26       test_webhook_signatures.py

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from knownas import ledger, logs, replaying
+from knownas.console.app import Console
 from knownas.deliveries import UPSTREAM, Webhook
 from knownas.erasing import Subjects
 from knownas.http.app import Application, create_app
@@ -271,7 +272,13 @@ def make_app(
     """Make what a server process serves, over `registry` or one that it opens itself."""
     logs.configure(settings.log_format)
     registry = registry or open_registry(settings, with_standby=True)
-    return create_app(registry, settings, shared, dispatcher=open_dispatcher(registry))
+    return create_app(
+        registry,
+        settings,
+        shared,
+        console=Console(registry),
+        dispatcher=open_dispatcher(registry),
+    )
 
 
 def make_emulator(settings: Settings, registry: Registry) -> Application:

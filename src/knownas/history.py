@@ -31,6 +31,7 @@ Via = Literal[
     "merge",
     "undo",
     "erasure",
+    "console",
     "server",
 ]
 """By which way a change came."""

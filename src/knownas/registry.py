@@ -1,8 +1,8 @@
 """The registry: by which identifiers every other system knows a user.
 
-Every use case is one method here, or of `keyring`, `webhooks`, `upstreams` or `eraser`. It speaks
-of apps, keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given has
-been through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
+Every use case is one method here, or of `keyring`, `webhooks`, `upstreams`, `desk` or `eraser`. It
+speaks of apps, keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given
+has been through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
 `knownas.errors`.
 """
 
@@ -15,6 +15,7 @@ import msgspec
 
 from knownas import as_of, demo, merging, writes
 from knownas.as_of import Moment
+from knownas.desk import Desk
 from knownas.editing import Check, Edit, Needs
 from knownas.eraser import Eraser
 from knownas.errors import (
@@ -121,6 +122,7 @@ class Registry:
         self.upstreams = Upstreams(
             storage, self.vault, self.webhooks.sender, clock=clock, monotonic=monotonic
         )
+        self.desk = Desk(storage, clock=clock, new_uuid=new_uuid)
         self.eraser = Eraser(
             storage,
             self.vault,

@@ -164,6 +164,9 @@ ROUTES: Final = (
 )
 
 
+CONSOLE_PATH: Final = "/console/"
+"""What all pages of the console are counted as."""
+
 _WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -283,20 +286,23 @@ async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise NotFound
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - what it is put together from
     registry: Registry,
     settings: Settings,
     shared: SharedMemory | None = None,
     *,
+    console: ASGIApp | None = None,
     dispatcher: "Dispatcher | None" = None,
     new_request_id: Callable[[], bytes] | None = None,
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    The `dispatcher` delivers as long as it serves. With `shared` memory its metrics are those of
-    all processes that have it. Request ids are random unless `new_request_id` makes them.
+    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves.
+    With `shared` memory its metrics are those of all processes that have it. Request ids are random
+    unless `new_request_id` makes them.
     """
-    metrics = Metrics([resource.path for resource in ROUTES], shared, senders=tuple(SENDERS))
+    paths = [*(resource.path for resource in ROUTES), CONSOLE_PATH]
+    metrics = Metrics(paths, shared, senders=tuple(SENDERS))
     registry.upstreams.shadow.on_compared = metrics.count_compared
     registry.upstreams.reading.on_asked = metrics.count_asked
     draining = asyncio.Event()
@@ -315,7 +321,11 @@ def create_app(
         await registry.close()
 
     app = Application(
-        routes=[route for resource in ROUTES for route in resource.routes()], lifespan=lifespan
+        routes=[
+            *(route for resource in ROUTES for route in resource.routes()),
+            *([Route("/console{below:path}", endpoint=console)] if console else []),
+        ],
+        lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.router.default = _nothing_here

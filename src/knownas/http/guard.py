@@ -36,7 +36,7 @@ class KeyGuard:
         if now >= self._window_ends or len(self._tried) >= _MAX_ADDRESSES:
             self._window_ends = now + _WINDOW_SECONDS
             self._tried.clear()
-        tried = self._tried.setdefault(_network(client.host), set())
+        tried = self._tried.setdefault(network_of(client.host), set())
         attempt = hash(authorization)
         if attempt in tried:
             return
@@ -48,7 +48,7 @@ class KeyGuard:
         tried.add(attempt)
 
 
-def _network(host: str) -> str:
+def network_of(host: str) -> str:
     """Return the address, or for IPv6 the network that one subscriber has to itself."""
     try:
         address = ipaddress.ip_address(host)

@@ -25,6 +25,7 @@ from knownas.model import (
     ProfileId,
     ProfileRef,
 )
+from knownas.operators import Operators
 from knownas.receiving import Inbound
 from knownas.shadows import Shadows
 from knownas.upstreams import Upstream
@@ -80,6 +81,11 @@ class Storage(Protocol):
     @property
     def shadows(self) -> Shadows:
         """How apps and their upstreams differ."""
+        ...
+
+    @property
+    def operators(self) -> Operators:
+        """Who uses the console, and what they did."""
         ...
 
     def identifiers(self, app: AppId, ref: ProfileRef) -> Identifiers | Awaitable[Identifiers]:
@@ -278,8 +284,9 @@ class Storage(Protocol):
         """Delete at most `limit` of the oldest changes from before a time, and count them.
 
         With them go the answers that have expired, the deliveries that were given up before that
-        time, and old dead letters. A webhook that had not come so far goes on behind them; where
-        it has missed some of its app, that is noted with `now`.
+        time, old dead letters, sessions that have expired, and what the audit log has of before
+        that time. A webhook that had not come so far goes on behind them; where it has missed some
+        of its app, that is noted with `now`.
         """
         ...
 

@@ -32,6 +32,7 @@ from knownas.storage import (
     postgres_edit,
     postgres_inbound,
     postgres_lookups,
+    postgres_operators,
     postgres_schema,
     postgres_webhooks,
 )
@@ -65,7 +66,7 @@ MANY_REFS: Final = 1_000
 WRITERS: Final = 1
 """With one alone, what comes during a commit goes into the next, and nothing meets itself."""
 WEBHOOK_WRITERS: Final = 1
-"""For what webhooks have written: made where there are any."""
+"""For what webhooks and the console have written: made where there is any."""
 FOLLOWERS: Final = 1
 """For the history, the feed and what is counted: a long page keeps no other read waiting."""
 ASIDE: Final = 2
@@ -146,6 +147,7 @@ class PostgresStorage:
         self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
         self.inbound = postgres_inbound.PostgresInbound(self._read, self._write_for_webhooks)
         self.shadows = PostgresShadows(self._read, self._write_for_webhooks)
+        self.operators = postgres_operators.PostgresOperators(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()
         self._aside = asyncio.Semaphore(ASIDE)
         self._closed = False
@@ -305,6 +307,7 @@ class PostgresStorage:
             await postgres_edit.prune_answers(link, now)
             await postgres_webhooks.prune(link, before)
             await postgres_inbound.prune(link, now)
+            await postgres_operators.prune(link, before, now)
             return await feed.prune(link, before, limit, now)
 
         return await self._do(job, long=True)

@@ -81,6 +81,7 @@ _DELETE_APP: Final = (
     "DELETE FROM dead_letters WHERE app_id = $1",
     "DELETE FROM shadow_counts WHERE app_id = $1",
     "DELETE FROM shadow_differences WHERE app_id = $1",
+    "DELETE FROM audit WHERE app_id = $1",
 )
 
 

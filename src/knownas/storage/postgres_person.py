@@ -9,7 +9,7 @@ from knownas.errors import IdentifierShared
 from knownas.history import SERVER, Change
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.persons import End, Ends, Histories, LeadingTo, Mention, Mentions, Question
-from knownas.storage import postgres_inbound, postgres_lookups, rows
+from knownas.storage import postgres_inbound, postgres_lookups, postgres_operators, rows
 from knownas.storage import postgres_reads as reads
 from knownas.storage.postgres_bulk import delete
 from knownas.storage.postgres_changes import Entry, Tally
@@ -78,6 +78,7 @@ async def take_out(link: Link, app: AppId, person: Person, now: int) -> Tally:
     await link.fetch(_FORGET_DIFFERENCES, app, ids)
     await link.fetch(_FORGET_ANSWERS, app, ids)
     await postgres_inbound.forget(link, app, person.words)
+    await postgres_operators.forget(link, app, ids)
     await link.fetch(DELETE_ALIASES, *columns(sorted((app, name) for name in person.names)))
     await link.fetch(_UNMARK, app, person.names)
     return tally

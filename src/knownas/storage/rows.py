@@ -41,6 +41,12 @@ WEBHOOK_COLUMNS: Final = (
 DELIVERY_COLUMNS: Final = "revision, state, attempts, next_at, failed_at, failed_status, failure"
 """What `to_delivery` takes, and `from_delivery` gives."""
 
+OPERATOR_COLUMNS: Final = "name, role, created_at"
+"""In the order of an `Operator`."""
+
+ENTRY_COLUMNS: Final = "at, id, operator, app_id, action, about, detail"
+"""In the order of an `Entry`."""
+
 INBOUND_COLUMNS: Final = "id, sender, digest, created_at"
 """A `knownas.receiving.InboundSecret`, in the order of its fields."""
 

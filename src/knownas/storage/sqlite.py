@@ -38,6 +38,7 @@ from knownas.storage import (
     sqlite_check,
     sqlite_file,
     sqlite_inbound,
+    sqlite_operators,
     sqlite_profiles,
     sqlite_webhooks,
 )
@@ -119,6 +120,7 @@ class SqliteStorage:
         self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self.inbound = sqlite_inbound.SqliteInbound(self._writer, self._beside)
         self.shadows = SqliteShadows(self._writer, self._beside)
+        self.operators = sqlite_operators.SqliteOperators(self._writer, self._beside)
         self._closed = False
         self.erasures = SqliteErasures(self._path, self._writer, self._beside, self._read_aside)
 
@@ -357,6 +359,7 @@ class SqliteStorage:
             prune_answers(connection, now)
             sqlite_webhooks.prune(connection, before)
             sqlite_inbound.prune(connection, now)
+            sqlite_operators.prune(connection, before, now)
             return sqlite_changes.prune(connection, before, limit, now)
 
         return await self._writer.run(work, erases=True)

@@ -12,7 +12,14 @@ from knownas.history import Change
 from knownas.lookups import Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.persons import End, Ends, Histories, LeadingTo, Mention, Mentions, Question
-from knownas.storage import rows, sqlite_aliases, sqlite_changes, sqlite_inbound, sqlite_profiles
+from knownas.storage import (
+    rows,
+    sqlite_aliases,
+    sqlite_changes,
+    sqlite_inbound,
+    sqlite_operators,
+    sqlite_profiles,
+)
 from knownas.storage.sqlite_changes import MAX_REVISION
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
 
@@ -60,6 +67,7 @@ def take_out(connection: apsw.Connection, app: AppId, person: Person, now: int) 
         connection.execute(_FORGET_DIFFERENCES, (app, to_blob(profile_id)))
         connection.execute(_FORGET_ANSWERS, (app, profile_id))
     sqlite_inbound.forget(connection, app, person.words)
+    sqlite_operators.forget(connection, app, person.profile_ids)
     for name in person.names:
         sqlite_aliases.put(connection, app, name, None)
         connection.execute(_UNMARK, (app, name))
