@@ -272,7 +272,7 @@ async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise NotFound
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - what it is made of
     registry: Registry,
     settings: Settings,
     shared: SharedMemory | None = None,
@@ -283,8 +283,9 @@ def create_app(
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves. With `shared` memory its metrics are those of
-    all processes that have it. Request ids are random unless `new_request_id` makes them.
+    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves.
+    With `shared` memory its metrics are those of all processes that have it. Request ids are random
+    unless `new_request_id` makes them.
     """
     paths = [*(resource.path for resource in ROUTES), CONSOLE_PATH]
     metrics = Metrics(paths, shared, senders=tuple(SENDERS))
