@@ -279,7 +279,7 @@ def test_odd_texts_in_forms_are_no_failure(people: People, client: httpx2.Client
         "apps/default/webhooks/whk_0000000000000000/replay",
         *("apps/default/letters", "apps/default/keys", "apps/default/keys/revoke"),
     ):
-        for do in (odd, "replay", "delete"):
+        for do in (odd, "replay", "delete") if path.endswith(("0", "letters")) else (odd,):
             form = dict.fromkeys(fields, odd) | {"token": token, "do": do}
             answer = client.post(f"/console/{path}", data=form)
             assert answer.status_code in {200, 303, 400, 403, 404}, (path, answer.text)
