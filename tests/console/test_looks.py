@@ -43,6 +43,10 @@ def addresses(people: People, hook: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(
+    400
+)  # twenty pages, each drawn whole and looked through, on a machine that may be busy
 @pytest.mark.parametrize(
     ("size", "scheme"),
     [(WIDE, "light"), (NARROW, "dark")],
