@@ -36,9 +36,9 @@ class People(NamedTuple):
     """Has the same AppsFlyer id as ann."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Give the browser."""
+    """Give the browser. Its loop runs in this thread, which tests of other modules must not meet."""
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:
