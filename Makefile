@@ -68,6 +68,10 @@ bench: .venv/bench.stamp ## Measure the server beside its peers, for an hour or 
 test-cluster: .venv/dev.stamp ## Test failover with real nodes: needs patroni, etcd-server, pgbouncer, postgresql
 	@$(BIN)/pytest -m cluster tests/cluster $(ARGS)
 
+.PHONY: test-console
+test-console: .venv/dev.stamp ## Test the console in a browser: needs Debian's chromium (ARGS="-k sqlite")
+	@$(PYTEST) -m browser tests/console $(ARGS)
+
 .PHONY: soak
 soak: .venv/dev.stamp ## Run the long fault tests in full, for some hours (docs/reliability.md)
 	@$(BIN)/pytest -m soak --capture=no tests/soak $(ARGS)

@@ -38,7 +38,7 @@ class People(NamedTuple):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Give the browser; its loop runs in this thread, which tests of other modules must not meet."""
+    """Give the browser. No other module may meet its loop, which runs in this thread."""
     if not CHROMIUM.exists():
         pytest.skip("chromium is not installed: apt-get install chromium")
     with sync_playwright() as playwright:

@@ -12,6 +12,8 @@ from console.conftest import ARTEFACTS, NARROW, SHARED, WIDE, People, fill_in
 
 DATABASES = ("sqlite", "postgresql")
 
+pytestmark = pytest.mark.browser
+
 APP = "/console/apps/default/"
 AXE: Final = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 

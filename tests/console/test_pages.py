@@ -13,6 +13,8 @@ from console.conftest import PASSWORD, SHARED, People, fill_in
 
 DATABASES = ("sqlite", "postgresql")
 
+pytestmark = pytest.mark.browser
+
 APP = "/console/apps/default/"
 MIXPANEL = "33w6yv5DPqAbCdEfGhIj"
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+import pytest
 from playwright.sync_api import Page
 
 from conftest import Server
@@ -18,6 +19,8 @@ from knownas.model import KIND_NUMBER, NO_IDENTIFIERS, AppId, ProfileRef
 from knownas.registry import Registry, system_clock
 
 DATABASES = ("sqlite",)
+
+pytestmark = pytest.mark.browser
 
 DAYS: Final = 60
 PICTURES: Final = Path(__file__).parent.parent.parent / "docs" / "console"

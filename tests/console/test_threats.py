@@ -16,6 +16,8 @@ from knownas.errors import RateLimited
 
 DATABASES = ("sqlite", "postgresql")
 
+pytestmark = pytest.mark.browser
+
 APP = "/console/apps/default/"
 SCRIPTS = (
     "<script>document.title='taken'</script>",
