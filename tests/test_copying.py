@@ -180,14 +180,14 @@ def test_killed_copy_to_postgresql_goes_on(shell: Shell, empty_postgres: str) ->
 
 def test_killed_copy_goes_on(shell: Shell, copy: Shell) -> None:
     """After kill -9 in the midst of it, the same command finishes it, and writes the rest only."""
-    shell("demo", "15000")
+    shell("demo", "40000")
     command = [sys.executable, "-m", "knownas", *arguments(shell, copy)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and copied(copy) == 0:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     before = copied(copy)
-    assert 0 < before < 15_000 + PROFILES
+    assert 0 < before < 40_000 + PROFILES
     done = shell.json(*arguments(shell, copy))["apps"]
     assert done[0]["written"] == done[0]["profiles"] - before
     assert content(copy) == content(shell)
