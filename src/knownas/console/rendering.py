@@ -1,7 +1,4 @@
-"""How pages are made: the templates, and what they show in which way.
-
-Jinja2 is imported with the first page: a worker that serves none does without.
-"""
+"""How pages are made: the templates, and what they show in which way."""
 
 import hashlib
 import time
@@ -9,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from knownas.http import pages
 from knownas.model import KINDS
 
 if TYPE_CHECKING:
@@ -66,15 +64,7 @@ def render(template: str, values: dict[str, object]) -> str:
 
 @cache
 def _environment() -> "Environment":
-    import jinja2  # noqa: PLC0415 - see the module's docstring
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment(_HERE / "templates")
     environment.filters |= {"masked": masked, "utc": utc, "iso": iso, "day": day}
     environment.globals |= {"static_path": static_path, "KINDS": KINDS}
     return environment

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from knownas.http import pages
 from knownas.model import KINDS
 
 _HERE: Final = Path(__file__).parent
@@ -45,15 +46,7 @@ def docs_page() -> str:
 
     It has no script and no inline style, and loads nothing but `/docs.css`.
     """
-    import jinja2  # noqa: PLC0415 - see the module's docstring
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment(_HERE / "templates")
     environment.filters["prose"] = _prose
     whole = _resolved(document(), document())
     operations = list(_operations(whole))
