@@ -19,6 +19,7 @@ from knownas.erasing import Subjects
 from knownas.model import KINDS, App, Profile, ProfileId
 from knownas.storage.sqlite import SqliteStorage
 from knownas.transfer import exporting, formats, importing
+from knownas.transfer.reports import Tally, Telling
 from knownas.transfer.rows import OWN_COLUMNS
 from knownas.vault import Vault
 from shell import Shell
@@ -101,9 +102,9 @@ async def round_trip(made: list[Profile], file_format: str, file: Path) -> list[
                 lambda: formats.open_source(str(file), None),
                 importing.Options(),
                 clock=lambda: NOW,
-                telling=importing.Telling(lambda *_: None, lambda _: None),
+                telling=Telling(lambda *_: None, lambda _: None),
             )
-            assert report.done == importing.Tally(rows=len(made), new=len(made))
+            assert report.done == Tally(rows=len(made), new=len(made))
         found.append(await all_of(storage, app))
         await storage.close()
     return found

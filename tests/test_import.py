@@ -17,6 +17,7 @@ import pytest
 
 import postgres
 from knownas.transfer import formats, importing, unpacking
+from knownas.transfer.reports import MAX_PROBLEMS
 from knownas.transfer.zstd import zstd
 from shell import Shell
 from transfers import FILES, ID, Known, counts, problems
@@ -424,7 +425,7 @@ def test_report_has_every_problem(sqlite: Known, tmp_path: Path) -> None:
     file = written(tmp_path / "a.csv", "customer_user_id", *["a,b"] * 300)
     report_file = tmp_path / "report.jsonl"
     report = sqlite.imports(file, "--report", str(report_file))
-    assert len(report["problems"]) == importing.MAX_PROBLEMS
+    assert len(report["problems"]) == MAX_PROBLEMS
     told = [json.loads(line) for line in report_file.read_text().splitlines()]
     assert [one["line"] for one in told] == list(range(2, 302))
     assert "and 290 more" in sqlite.run("import", str(file)).stdout

@@ -15,7 +15,7 @@ from knownas.cli.running import Failure, on_registry
 from knownas.erasing import Subjects
 from knownas.registry import Registry, system_clock
 from knownas.transfer import exporting, formats, importing
-from knownas.transfer.importing import Problem
+from knownas.transfer.reports import Problem, Report, Telling
 
 _OBJECTS: Final = 1_000_000
 """Objects that are made until the collector looks for cycles: rows have none, and are many."""
@@ -79,7 +79,7 @@ async def import_file(  # noqa: PLR0913 - the options of the command
             lambda: formats.open_source(file, file_format),
             importing.Options(dry_run, atomic, on_error, restart),
             clock=system_clock,
-            telling=importing.Telling(tell, note),
+            telling=Telling(tell, note),
         )
     emit(_data(report), as_json, "\n".join(_lines(report, report_file)))
     done = report.done
@@ -102,7 +102,7 @@ def _problem_data(problem: Problem) -> dict[str, object]:
     return {"line": problem.line, "what": problem.what, "errors": errors}
 
 
-def _data(report: importing.Report) -> dict[str, object]:
+def _data(report: Report) -> dict[str, object]:
     """Return a report for programs."""
     return {
         "file": report.file,
@@ -118,7 +118,7 @@ def _data(report: importing.Report) -> dict[str, object]:
     }
 
 
-def _lines(report: importing.Report, report_file: str | None) -> list[str]:
+def _lines(report: Report, report_file: str | None) -> list[str]:
     """Return a report for people."""
     done = report.done
     verb = "would be " if report.dry_run else ""

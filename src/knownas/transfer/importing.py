@@ -29,7 +29,18 @@ from knownas.history import Source as By
 from knownas.model import KINDS, App, Profile, ProfileId
 from knownas.storage import Storage
 from knownas.transfer.formats import Source
-from knownas.transfer.rows import Bad, Ignored, Record, Row
+from knownas.transfer.reports import (
+    BAD,
+    CONFLICT,
+    ERASED,
+    MAX_PROBLEMS,
+    Problem,
+    Report,
+    Tally,
+    Telling,
+    count,
+)
+from knownas.transfer.rows import Bad, Record, Row
 from knownas.transfer.unpacking import fingerprint
 
 BATCH: Final = 5_000
@@ -38,57 +49,10 @@ BATCH: Final = 5_000
 KEPT_MS: Final = 7 * 24 * 3_600_000
 """How long an import that was broken off can go on."""
 
-MAX_PROBLEMS: Final = 100
-"""Problems that a report holds; all of them are told as they are found."""
-
 _TRIES: Final = 60
 _WAIT_SECONDS: Final = 1.0
 _BY: Final = By("import")
 _FINGERPRINT: Final = b"import"
-
-_BAD: Final = "bad"
-_CONFLICT: Final = "conflict"
-_ERASED: Final = "erased"
-
-
-class Problem(NamedTuple):
-    """A row of which nothing was written."""
-
-    line: int
-    what: str
-    """`bad`: it cannot be understood; `conflict`: another profile is in its way; `erased`."""
-    errors: tuple[FieldError, ...]
-
-
-class Tally(msgspec.Struct, kw_only=True):
-    """What has become of the rows of a file; it is stored as JSON while the import goes on."""
-
-    rows: int = 0
-    new: int = 0
-    changed: int = 0
-    same: int = 0
-    bad: int = 0
-    conflicts: int = 0
-    erased: int = 0
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of an import."""
-
-    file: str
-    format: str
-    dry_run: bool
-    done: Tally
-    went_on_after: int
-    """Rows that were done when it went on; 0 where it began anew."""
-    stopped_at: int | None
-    """The line of the row that stopped it; None where it came to the end."""
-    ignored: list[Ignored]
-    problems: list[Problem]
-    """The first `MAX_PROBLEMS`."""
-    shared: dict[str, int]
-    """By kind, how many more identifiers stand on several profiles than did before."""
-    seconds: float
 
 
 class Options(NamedTuple):
@@ -100,14 +64,6 @@ class Options(NamedTuple):
     on_error: Literal["skip", "stop"] = "skip"
     restart: bool = False
     """Whether to begin anew where an import of the same file was broken off."""
-
-
-class Telling(NamedTuple):
-    """Who is told what."""
-
-    progress: Callable[[int, int, int], None]
-    """So much done, of so much, and how many rows that were, without those done before."""
-    problem: Callable[[Problem], None]
 
 
 class _Outcome(msgspec.Struct):
@@ -183,7 +139,7 @@ class _Import:
                 for one in records:
                     if isinstance(one, Bad) and stopped_at is None:
                         tally.bad += 1
-                        self._tell([Problem(one.line, _BAD, one.problems)])
+                        self._tell([Problem(one.line, BAD, one.problems)])
                         if self._options.on_error == "stop":
                             stopped_at = one.line
                 self._telling.progress(source.done(), source.size, tally.rows)
@@ -310,22 +266,22 @@ class _Import:
             tally.rows += 1
             problem: Problem | None = None
             if isinstance(record, Bad):
-                problem = Problem(record.line, _BAD, record.problems)
+                problem = Problem(record.line, BAD, record.problems)
             else:
                 try:
                     self._merge_row(edit, record, new_id, now, outcome)
                 except (ProfileConflict, IdentifierTaken) as error:
-                    problem = Problem(record.line, _CONFLICT, error.fields)
+                    problem = Problem(record.line, CONFLICT, error.fields)
                 except ProfileNotFound:
-                    problem = Problem(record.line, _ERASED, (_WAS_ERASED,))
+                    problem = Problem(record.line, ERASED, (_WASERASED,))
                 except ValidationError as error:
-                    problem = Problem(record.line, _BAD, error.fields)
+                    problem = Problem(record.line, BAD, error.fields)
             if problem is None:
                 continue
-            if self._options.on_error == "stop" and problem.what != _ERASED:
+            if self._options.on_error == "stop" and problem.what != ERASED:
                 outcome.stopped_at = problem.line
                 outcome.resume = msgspec.structs.replace(tally, rows=tally.rows - 1)
-            _count(tally, problem)
+            count(tally, problem)
             outcome.problems.append(problem)
             if outcome.stopped_at is not None:
                 break
@@ -372,7 +328,7 @@ class _Import:
                 else:
                     outcome.tally.changed -= 1
                 outcome.tally.erased += 1
-                outcome.problems.append(Problem(line, _ERASED, (_WAS_ERASED,)))
+                outcome.problems.append(Problem(line, ERASED, (_WASERASED,)))
         return outcome
 
     # --- what is told -----------------------------------------------------------------------------
@@ -408,7 +364,7 @@ class _Import:
         )
 
 
-_WAS_ERASED: Final = FieldError(None, "Was erased, and stays away.")
+_WASERASED: Final = FieldError(None, "Was erased, and stays away.")
 
 
 def _new_id(record: Record) -> ProfileId:
@@ -416,15 +372,6 @@ def _new_id(record: Record) -> ProfileId:
     if isinstance(record, Bad):
         return ProfileId("")
     return record.ref.profile_id or ProfileId(str(uuid.uuid4()))
-
-
-def _count(tally: Tally, problem: Problem) -> None:
-    if problem.what == _BAD:
-        tally.bad += 1
-    elif problem.what == _CONFLICT:
-        tally.conflicts += 1
-    else:
-        tally.erased += 1
 
 
 def _tally(kept: Answer | None, now: int) -> Tally:
