@@ -1,7 +1,7 @@
 """What a run of the benchmark found, as it stands in `results/*.json`."""
 
 import statistics
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,9 +10,8 @@ import msgspec
 RESULTS: Final = Path(__file__).parent / "results"
 PUBLISHED: Final = RESULTS / "published.json"
 
-ALONE_FIELDS: Final = {"lookups": "lookups", "postgres": "over_postgres", "disk": "disk"}
+ALONE: Final = {"lookups": "lookups", "postgres": "over_postgres", "disk": "disk"}
 """The parts that can be published by themselves, and where each stands in `Results`."""
-ALONE: Final = frozenset(ALONE_FIELDS)
 
 BUSY_LIMIT: Final = 0.95
 """With the load's core busier than this, a rate is the load's, not the server's."""
@@ -220,17 +219,17 @@ def read(path: Path) -> Results:
     return msgspec.json.decode(path.read_bytes(), type=Results)
 
 
-def put_into(published: Results, found: Results, parts: Collection[str]) -> Results:
+def put_into(published: Results, found: Results, parts: set[str]) -> Results:
     """Return what is to be published: a run of some parts replaces only these, if it can.
 
     Those are the parts of `ALONE`; a run of any other part is of all that the page compares, and
     leaves out what it did not measure. What is measured alone it keeps.
     """
-    if ALONE.issuperset(parts):
-        into, other = published, found
-    else:
-        into, other = found, published
-    for part, field in ALONE_FIELDS.items():
-        if (part in parts) == (into is published) or getattr(into, field) is None:
-            setattr(into, field, getattr(other, field))
-    return into
+    if parts <= ALONE.keys():
+        for part in parts:
+            setattr(published, ALONE[part], getattr(found, ALONE[part]))
+        return published
+    for field in ALONE.values():
+        if getattr(found, field) is None:
+            setattr(found, field, getattr(published, field))
+    return found

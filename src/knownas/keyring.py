@@ -177,7 +177,7 @@ class Keyring:
         """
         if not await self._storage.end_key(app, key_id, at=self._clock()):
             raise _no_such_key(key_id)
-        self._believed.clear()
+        self.forget()
 
     async def rotate(self, app: App, key_id: str, *, overlap_seconds: int) -> tuple[str, ApiKey]:
         """Make a successor of a key, with its rate; both open the app until the overlap is over.
@@ -203,7 +203,7 @@ class Keyring:
             replacing=key_id,
             overlap_until=now + overlap_seconds * 1_000,
         )
-        self._believed.clear()
+        self.forget()
         return text, key
 
     async def limit(self, app: AppId, key_id: str, rate: str | None) -> None:
@@ -213,7 +213,7 @@ class Keyring:
         """
         if not await self._storage.set_key_rate(app, key_id, rate):
             raise _no_such_key(key_id)
-        self._believed.clear()
+        self.forget()
 
     def _new_key(
         self, app: App, key_type: KeyType, label: str, expires_at: int | None, rate: str | None

@@ -10,6 +10,7 @@ from knownas.cli.options import app_option, database_option, json_option
 from knownas.cli.printing import emit, utc
 from knownas.cli.running import Failure, on_registry
 from knownas.deliveries import Delivery, WebhookState
+from knownas.model import AppId
 from knownas.registry import Registry
 from knownas.shadows import counts_by_name
 from knownas.upstream import credentials
@@ -87,8 +88,7 @@ async def upstream_set(  # noqa: PLR0913 - the options of the command
     )
     app = await registry.app(app_name)
     upstream = await registry.upstreams.set(app, terms)
-    told = await registry.upstreams.forwarding(app.id)
-    emit(_data(upstream, told), as_json, _text(upstream, told))
+    await _show(registry, app.id, upstream, as_json=as_json)
 
 
 @upstream_group.command("show")
@@ -100,8 +100,7 @@ async def upstream_show(registry: Registry, *, app_name: str, as_json: bool) -> 
     """Show the upstream of an app; its key is never shown."""
     app = await registry.app(app_name)
     upstream = await registry.upstreams.one(app.id)
-    told = await registry.upstreams.forwarding(app.id)
-    emit(_data(upstream, told), as_json, _text(upstream, told))
+    await _show(registry, app.id, upstream, as_json=as_json)
 
 
 @upstream_group.command("pause")
@@ -111,7 +110,7 @@ async def upstream_show(registry: Registry, *, app_name: str, as_json: bool) -> 
 @on_registry
 async def upstream_pause(registry: Registry, *, app_name: str, as_json: bool) -> None:
     """Ask and tell the upstream nothing for the time being."""
-    await _pause(registry, app_name, as_json, paused=True)
+    await _pause(registry, app_name, as_json=as_json, paused=True)
 
 
 @upstream_group.command("resume")
@@ -121,14 +120,22 @@ async def upstream_pause(registry: Registry, *, app_name: str, as_json: bool) ->
 @on_registry
 async def upstream_resume(registry: Registry, *, app_name: str, as_json: bool) -> None:
     """Go on after a pause."""
-    await _pause(registry, app_name, as_json, paused=False)
+    await _pause(registry, app_name, as_json=as_json, paused=False)
 
 
-async def _pause(registry: Registry, app_name: str, as_json: bool, *, paused: bool) -> None:  # noqa: FBT001 - an option's value
+async def _pause(registry: Registry, app_name: str, *, as_json: bool, paused: bool) -> None:
     app = await registry.app(app_name)
     upstream = await registry.upstreams.pause(app.id, paused=paused)
-    told = await registry.upstreams.forwarding(app.id)
-    emit(_data(upstream, told), as_json, "Paused." if paused else "Resumed.")
+    text = "Paused." if paused else "Resumed."
+    await _show(registry, app.id, upstream, as_json=as_json, text=text)
+
+
+async def _show(
+    registry: Registry, app: AppId, upstream: Upstream, *, as_json: bool, text: str | None = None
+) -> None:
+    """Print an upstream; as text, unless there is another one, all of it."""
+    told = await registry.upstreams.forwarding(app)
+    emit(_data(upstream, told), as_json, text or _text(upstream, told))
 
 
 @upstream_group.command("remove")

@@ -74,9 +74,8 @@ class Conditions(NamedTuple):
 
         None where it is to be sent. Raises PreconditionFailed.
         """
-        if self.match is not None and not self.match.match_strongly(tag):
-            raise PreconditionFailed
-        if self.none_match is not None and self.none_match.match_weakly(tag):
+        self._refuse_unmatched(tag)
+        if self._excludes(tag):
             return Response(status_code=304, headers={"ETag": tag})
         return None
 
@@ -85,12 +84,18 @@ class Conditions(NamedTuple):
 
         def refuse(profile: Profile) -> None:
             tag = tag_of(profile)
-            if self.match is not None and not self.match.match_strongly(tag):
-                raise PreconditionFailed
-            if self.none_match is not None and self.none_match.match_weakly(tag):
+            self._refuse_unmatched(tag)
+            if self._excludes(tag):
                 raise PreconditionFailed
 
         return Check(refuse, may_create=self.match is None)
+
+    def _refuse_unmatched(self, tag: str) -> None:
+        if self.match is not None and not self.match.match_strongly(tag):
+            raise PreconditionFailed
+
+    def _excludes(self, tag: str) -> bool:
+        return self.none_match is not None and self.none_match.match_weakly(tag)
 
 
 def conditions(headers: wire.Headers) -> Conditions | None:
