@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import functools
+import http.client
 import os
 import re
 import socket
 import string
 import subprocess
-import sys
 import tempfile
 import time
 import zlib
@@ -26,6 +26,7 @@ from blocking import Blocking
 from knownas import bootstrap, vault
 from knownas.registry import Registry
 from knownas_client import AsyncClient, Client
+from nursery import Nursery, Process
 
 START_SECONDS = 30
 ANSWER_SECONDS: Final = 10
@@ -74,6 +75,9 @@ METRICS: Final = {"Authorization": "Bearer metrics-token"}
 
 KEY_ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
+PLAIN: Final = httpx2.Client(verify=False, limits=httpx2.Limits(max_keepalive_connections=0))
+"""Asks a server of the tests' own; `httpx2.get` would load certificates each time, for long."""
+
 RawHeaders = Iterable[tuple[str, str | bytes]]
 
 
@@ -93,16 +97,15 @@ class Server(NamedTuple):
     database: str
 
 
+@functools.cache
+def nursery() -> Nursery:
+    """Return what the tests have their processes from."""
+    return Nursery()
+
+
 def knownas(*arguments: str, database: str, stdin: str = "") -> str:
     """Run a `knownas` command to its end and return what it printed."""
-    return subprocess.run(
-        [sys.executable, "-m", "knownas", *arguments],
-        env={**os.environ, "KNOWNAS_DATABASE": database},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    return nursery().run(arguments, {**os.environ, "KNOWNAS_DATABASE": database}, stdin)
 
 
 def free_port() -> int:
@@ -112,33 +115,33 @@ def free_port() -> int:
     return port
 
 
-def start(database: str, port: int, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+def start(database: str, port: int, *arguments: str, **settings: str) -> Process:
     """Start `knownas serve` and return when it is ready."""
     file = Path(tempfile.gettempdir(), f"knownas-tests-{port}")
     if database.startswith("sqlite:///"):
         file = Path(database.removeprefix("sqlite:///"))
-    log = file.with_suffix(".log").open("ab")
     environment = {**os.environ, "KNOWNAS_DATABASE": database, "KNOWNAS_ACCESS_LOG": "off"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "knownas", "serve", "--port", str(port), *arguments],
-        env={**environment, **settings},
-        stdout=log,
-        stderr=log,
-    )
-    log.close()
+    with file.with_suffix(".log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+        process = nursery().start(
+            ["serve", "--port", str(port), *arguments],
+            {**environment, **settings},
+            [nothing, log, log],
+        )
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code == httpx2.codes.OK:
-                return process
-        except httpx2.TransportError:
-            time.sleep(0.05)
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+            try:
+                connection.request("GET", "/readyz")
+                if connection.getresponse().status == httpx2.codes.OK:
+                    return process
+            except OSError:
+                time.sleep(0.02)
     process.kill()
     process.wait()
     raise RuntimeError("The server did not start.")
 
 
-def stop(process: subprocess.Popen[bytes]) -> int:
+def stop(process: Process | subprocess.Popen[bytes]) -> int:
     """Stop a server by SIGTERM and return its exit code."""
     process.terminate()
     return process.wait(START_SECONDS)
@@ -216,7 +219,7 @@ def make_profile(server: Server, customer: str, **values: str) -> dict[str, Any]
 
 def counted(url: str, method: str, route: str, status: int) -> float:
     """Return the counter of one method, route and status."""
-    text = httpx2.get(f"{url}/metrics", headers=METRICS).text
+    text = PLAIN.get(f"{url}/metrics", headers=METRICS).text
     line = f'knownas_requests_total{{method="{method}",route="{route}",status="{status}"}} '
     found = re.search(re.escape(line) + r"(\S+)", text)
     return float(found[1]) if found else 0.0
@@ -236,7 +239,9 @@ def stored(database: str) -> bytes:
     if not database.startswith("sqlite:///"):
         return postgres.dump(database)
     path = Path(database.removeprefix("sqlite:///"))
-    return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+    # The log before the file: a server may move what is there from the one to the other meanwhile.
+    files = sorted(path.parent.glob(f"{path.name}*"), reverse=True)
+    return b"".join(file.read_bytes() for file in files)
 
 
 def error_code(answer: httpx2.Response) -> tuple[int, str]:

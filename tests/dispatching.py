@@ -9,7 +9,7 @@ import signal
 import sys
 from ipaddress import ip_network
 
-from knownas import bootstrap
+from knownas import bootstrap, serving
 from knownas.registry import Registry
 from knownas.vault import Vault
 from knownas.webhooks.dispatcher import Dispatcher
@@ -32,7 +32,7 @@ async def main(database: str, key_file: str) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await Dispatcher(
         registry.storage,
-        functools.partial(bootstrap.open_courier, registry),
+        functools.partial(serving.open_courier, registry),
         clock=registry.now,
         tell=fail,
         pace=Pace(look=0.05, lease=1.0),

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import postgres
-from conftest import IDENTIFIERS_PATH, PROFILE_PATH, Server, free_port, knownas, start, stop
+from conftest import IDENTIFIERS_PATH, PLAIN, PROFILE_PATH, Server, free_port, knownas, start, stop
 from shell import Shell
 from soak.mounts import tmpfs
 
@@ -80,7 +80,7 @@ def test_backup_while_servers_write_has_all_that_was_acknowledged(
     """A backup amid writes is one moment's: sound, and with every write answered before it."""
     headers = {"Authorization": f"Api-Key {server.key}", "adapty-customer-user-id": "busy"}
     knownas("demo", "3000", database=server.database)
-    httpx2.post(server.url + PROFILE_PATH, headers=headers).raise_for_status()
+    PLAIN.post(server.url + PROFILE_PATH, headers=headers).raise_for_status()
     acknowledged, is_over = 0, threading.Event()
 
     def write() -> None:

@@ -16,6 +16,7 @@ from conftest import (
     INJECTIONS,
     LOOKALIKES,
     NATIVE_PATH,
+    PLAIN,
     PROFILE_PATH,
     Server,
     ask,
@@ -380,7 +381,7 @@ def test_results_are_had_as_lines(server: Server) -> None:
     expected = write(server, *items)
     body = msgspec.json.encode({"items": items})
     headers = {"Authorization": f"Api-Key {server.key}", "Accept": LINES}
-    answer = httpx2.post(server.url + BATCH, headers=headers, content=body)
+    answer = PLAIN.post(server.url + BATCH, headers=headers, content=body)
     assert (answer.status_code, answer.headers["content-type"]) == (200, LINES)
     assert [json.loads(line) for line in answer.content.splitlines()] == expected
 

@@ -52,7 +52,10 @@ def program(
 
 def commands(group: click.Group = cli, *above: str) -> Iterator[tuple[list[str], click.Command]]:
     """Yield every command with its words, groups too."""
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         yield [*above, name], command
         if isinstance(command, click.Group):
             yield from commands(command, *above, name)
@@ -81,7 +84,7 @@ def test_every_command_has_help(empty: Shell, words: list[str], command: click.C
 def test_help_lists_every_command(empty: Shell) -> None:
     """The first help names what there is."""
     printed = empty("--help")
-    for name in cli.commands:
+    for name in cli.list_commands(click.Context(cli)):
         assert re.search(rf"^  {name} +\S", printed, re.MULTILINE)
 
 
@@ -93,7 +96,7 @@ def test_every_command_that_prints_has_json() -> None:
         if not isinstance(command, click.Group)
         and "--json" not in [option for it in command.params for option in it.opts]
     ]
-    assert without == ["serve", "profile export"]
+    assert without == ["profile export", "serve"]
 
 
 @pytest.mark.parametrize("command", [MODULE, SCRIPT], ids=["module", "script"])

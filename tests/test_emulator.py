@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from conftest import IDENTIFIERS_PATH, Server, ask, error_code, free_port, make_profile
+from conftest import IDENTIFIERS_PATH, PLAIN, Server, ask, error_code, free_port, make_profile
 from knownas_client import NO_RETRIES, ApiError, Client, ConnectionFailed, Retries, errors
 from knownas_client.emulated import KnownasServer, running
 
@@ -36,7 +36,7 @@ def emulated(emulator: KnownasServer) -> Iterator[KnownasServer]:
 def get(server: KnownasServer, **headers: str) -> httpx2.Response:
     """Ask for the identifiers of a customer, with more headers."""
     headers |= {"adapty-customer-user-id": CUSTOMER, "Authorization": f"Api-Key {server.key}"}
-    return httpx2.get(server.url + IDENTIFIERS_PATH, headers=headers)
+    return PLAIN.get(server.url + IDENTIFIERS_PATH, headers=headers)
 
 
 # --- Faults by a header ---------------------------------------------------------------------------
@@ -181,9 +181,9 @@ def test_wrong_orders_are_refused(emulated: KnownasServer, body: object) -> None
     """A fault that is asked for in a wrong way is a 400, and who has no key gets a 401."""
     url = f"{emulated.url}/emulator/faults/"
     headers = {"Authorization": f"Api-Key {emulated.key}"}
-    assert httpx2.post(url, json=body, headers=headers).status_code == 400
-    assert error_code(httpx2.post(url, json=body)) == (401, "unauthorized")
-    assert error_code(httpx2.get(url, headers=headers)) == (405, "method_not_allowed")
+    assert PLAIN.post(url, json=body, headers=headers).status_code == 400
+    assert error_code(PLAIN.post(url, json=body)) == (401, "unauthorized")
+    assert error_code(PLAIN.get(url, headers=headers)) == (405, "method_not_allowed")
 
 
 # --- Profiles to begin with -----------------------------------------------------------------------

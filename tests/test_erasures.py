@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import httpx2
 import msgspec
 import pytest
 
 from conftest import (
     IDENTIFIERS_PATH,
+    PLAIN,
     PROFILE_PATH,
     SDK_PATH,
     Server,
@@ -421,7 +421,7 @@ def app_in(database: str) -> str:
 def test_http_answer_is_json(server: Server) -> None:
     """An export is JSON that a person's own program can read."""
     customer, _ = a_person(server)
-    answer = httpx2.get(
+    answer = PLAIN.get(
         server.url + EXPORT,
         headers={
             "Authorization": f"Api-Key {server.key}",

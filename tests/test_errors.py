@@ -8,7 +8,7 @@ import httpx2
 import jsonschema_rs
 import pytest
 
-from conftest import Server, free_port, knownas, start, stop
+from conftest import PLAIN, Server, free_port, knownas, start, stop
 from knownas.errors import FieldError, KnownasError, ProfileNotFound, Unauthorized, ValidationError
 from knownas.http import openapi, wire
 from knownas.http.app import ROUTES
@@ -82,7 +82,7 @@ def test_error_in_each_dialect(dialect: str, error: KnownasError, expected: byte
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"data":1}', b"x" * 70_000])
 def test_every_error_has_one_shape(server: Server, path: str, method: str, body: bytes) -> None:
     """Whatever is sent anywhere, an error has the one body and a Request-Id, and is no 500."""
-    answer = httpx2.request(
+    answer = PLAIN.request(
         method,
         server.url + path,
         content=body,
@@ -100,7 +100,7 @@ def test_every_error_has_one_shape(server: Server, path: str, method: str, body:
 def test_allow_is_the_tables(server: Server) -> None:
     """For every path, Allow lists the methods of the route table."""
     for resource in ROUTES:
-        answer = httpx2.request("OPTIONS", server.url + resource.path)
+        answer = PLAIN.request("OPTIONS", server.url + resource.path)
         expected = {*resource.methods, *({"HEAD"} if "GET" in resource.methods else ())}
         assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, expected)
 
@@ -113,7 +113,7 @@ def test_key_guessing_is_limited_by_address(tmp_path: Path) -> None:
 
     def ask(text: str) -> httpx2.Response:
         headers = {"Authorization": f"Api-Key {text}", "adapty-customer-user-id": "c"}
-        return httpx2.get(f"http://127.0.0.1:{port}{PATH}", headers=headers)
+        return PLAIN.get(f"http://127.0.0.1:{port}{PATH}", headers=headers)
 
     try:
         statuses = [ask(f"guess-{number}").status_code for number in range(4)]

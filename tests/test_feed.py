@@ -18,6 +18,7 @@ import pytest
 
 from conftest import (
     IDENTIFIERS_PATH,
+    PLAIN,
     PROFILE_PATH,
     Server,
     ask,
@@ -84,7 +85,7 @@ class Stream:
 def stream(server: Server, query: str = "", **headers: str) -> Iterator[Stream]:
     """Open a stream; it fails when nothing comes for long."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with httpx2.stream(
+    with PLAIN.stream(
         "GET",
         f"{server.url}{CHANGES}?{query}",
         headers={"Authorization": f"Api-Key {server.key}", "Accept": EVENT_STREAM, **named},

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 import yaml
 
-from conftest import IDENTIFIERS_PATH, PROFILE_PATH, SDK_PATH, Server
+from conftest import IDENTIFIERS_PATH, PLAIN, PROFILE_PATH, SDK_PATH, Server
 from knownas.model import KINDS
 
 DATABASES = ("sqlite", "postgresql")
@@ -21,7 +21,7 @@ def client(server: Server, customer: str) -> httpx2.Client:
         "Authorization": f"Api-Key {server.key}",
         "adapty-customer-user-id": customer,
     }
-    assert httpx2.post(server.url + PROFILE_PATH, headers=headers).status_code == 200
+    assert PLAIN.post(server.url + PROFILE_PATH, headers=headers).status_code == 200
     return httpx2.Client(base_url=server.url, headers=headers)
 
 
@@ -136,7 +136,7 @@ def test_unknown_key_alone_names_the_near_one(server: Server) -> None:
 def test_bad_key_gets_the_same_401(server: Server, authorization: str | None) -> None:
     """However a key is bad, the answer is the same bytes."""
     headers = {} if authorization is None else {"Authorization": authorization}
-    answer = httpx2.get(server.url + IDENTIFIERS_PATH, headers=headers)
+    answer = PLAIN.get(server.url + IDENTIFIERS_PATH, headers=headers)
     assert answer.status_code == 401
     assert answer.content == (
         b'{"errors":[{"source":null,"errors":["Invalid API key"]}],'
@@ -150,7 +150,7 @@ def test_public_key_only_writes_on_the_sdk_path(server: Server) -> None:
         profile_id = http.get(PROFILE_PATH).json()["data"]["profile_id"]
         public = {"Authorization": f"Api-Key {server.public_key}"}
         body = {"data": {"profile_id": profile_id, "adjust_device_id": "from-the-sdk"}}
-        assert httpx2.post(server.url + SDK_PATH, json=body, headers=public).status_code == 200
+        assert PLAIN.post(server.url + SDK_PATH, json=body, headers=public).status_code == 200
         assert http.get(IDENTIFIERS_PATH, headers=public).status_code == 401
         assert http.get(IDENTIFIERS_PATH).json()["adjust_device_id"] == "from-the-sdk"
 

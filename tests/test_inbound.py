@@ -16,6 +16,7 @@ from conftest import (
     INJECTIONS,
     METRICS,
     NATIVE_PATH,
+    PLAIN,
     PROFILE_PATH,
     Server,
     ask,
@@ -143,7 +144,7 @@ def letters(server: Server) -> list[dict[str, Any]]:
 
 def counted(server: Server, sender: str, outcome: str) -> float:
     """Return how many requests of a sender came to this."""
-    text = httpx2.get(f"{server.url}/metrics", headers=METRICS).text
+    text = PLAIN.get(f"{server.url}/metrics", headers=METRICS).text
     name = f'knownas_inbound_events_total{{outcome="{outcome}",sender="{sender}"}} '
     [count] = [line.removeprefix(name) for line in text.splitlines() if line.startswith(name)]
     return float(count)
@@ -270,10 +271,10 @@ def test_unknown_kinds_are_counted(server: Server, secrets: dict[str, str]) -> N
     """An identifier of a kind that is not known here is left out, and counted as on other ways."""
     one = new_profile()
     sent = event(one, integration_ids={"branch_id": "b", "a_kind_of_tomorrow": {"x": 1}})
-    text = httpx2.get(f"{server.url}/metrics", headers=METRICS).text
+    text = PLAIN.get(f"{server.url}/metrics", headers=METRICS).text
     assert result(send(server, secrets[ADAPTY], sent)) == "applied"
     assert identifiers(server, profile=one) == {"branch_id": "b"}
-    after = httpx2.get(f"{server.url}/metrics", headers=METRICS).text
+    after = PLAIN.get(f"{server.url}/metrics", headers=METRICS).text
     line = "knownas_ignored_keys_total "
     [before, now] = [
         float(it.removeprefix(line))

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import msgspec
 
-from conftest import METRICS, Server, counted, free_port, knownas, start, stop
+from conftest import METRICS, PLAIN, Server, counted, free_port, knownas, start, stop
 from knownas import metrics
 from knownas.http import wire
 from knownas.http.app import ROUTES
@@ -23,7 +23,7 @@ def test_requests_are_counted_by_route_and_status(server: Server) -> None:
     """A request adds one where it belongs; an unknown path is no label."""
     before = counted(server.url, "GET", PATH, 401)
     unknown = counted(server.url, "other", "unknown", 404)
-    httpx2.get(server.url + PATH)
+    PLAIN.get(server.url + PATH)
     httpx2.options(server.url + "/coffee")
     assert counted(server.url, "GET", PATH, 401) == before + 1
     assert counted(server.url, "other", "unknown", 404) == unknown + 1
@@ -31,8 +31,8 @@ def test_requests_are_counted_by_route_and_status(server: Server) -> None:
 
 def test_latencies_are_a_histogram(server: Server) -> None:
     """The buckets are cumulative, and the last holds all requests of the route."""
-    httpx2.get(server.url + PATH)
-    text = httpx2.get(f"{server.url}/metrics", headers=METRICS).text
+    PLAIN.get(server.url + PATH)
+    text = PLAIN.get(f"{server.url}/metrics", headers=METRICS).text
     buckets = re.findall(
         rf'knownas_request_seconds_bucket{{le="[^"]+",route="{re.escape(PATH)}"}} (\S+)', text
     )
@@ -44,11 +44,11 @@ def test_latencies_are_a_histogram(server: Server) -> None:
 
 def test_metrics_need_their_token(server: Server, tmp_path: Path) -> None:
     """Without the token 401; where none is set there is no such path."""
-    assert httpx2.get(f"{server.url}/metrics").status_code == 401
+    assert PLAIN.get(f"{server.url}/metrics").status_code == 401
     wrong = {"Authorization": "Bearer wrong"}
-    assert httpx2.get(f"{server.url}/metrics", headers=wrong).status_code == 401
+    assert PLAIN.get(f"{server.url}/metrics", headers=wrong).status_code == 401
     process = start(f"sqlite:///{tmp_path}/off.db", port := free_port())
-    assert httpx2.get(f"http://127.0.0.1:{port}/metrics").status_code == 404
+    assert PLAIN.get(f"http://127.0.0.1:{port}/metrics").status_code == 404
     assert stop(process) == 0
 
 
@@ -65,11 +65,11 @@ def test_several_workers_are_one_server(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{port}"
     key = msgspec.json.decode(knownas("key", "create", "--json", database=database))["key"]
     headers = {"Authorization": f"Api-Key {key}", "adapty-customer-user-id": "c"}
-    assert httpx2.post(url + ROUTES[1].path, headers=headers).status_code == 200
+    assert PLAIN.post(url + ROUTES[1].path, headers=headers).status_code == 200
     for number in range(100):  # each on a connection of its own, so that both workers get some
         body = {"branch_id": f"v{number}"}
-        assert httpx2.post(url + PATH, headers=headers, json=body).status_code == 200
-        assert httpx2.get(url + PATH, headers=headers).json()["branch_id"] == f"v{number}"
+        assert PLAIN.post(url + PATH, headers=headers, json=body).status_code == 200
+        assert PLAIN.get(url + PATH, headers=headers).json()["branch_id"] == f"v{number}"
     assert counted(url, "GET", PATH, 200) == 100
     assert counted(url, "POST", PATH, 200) == 100
     assert stop(process) == 0

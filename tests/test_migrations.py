@@ -33,7 +33,7 @@ def test_dry_run_names_what_the_next_run_does(database: str) -> None:
 
 def test_driver_is_loaded_for_its_own_database_only() -> None:
     """Whoever uses SQLite loads nothing of PostgreSQL's."""
-    program = "import sys, knownas.cli; print('asyncpg' in sys.modules)"
+    program = "import sys, knownas.cli.serve; print('asyncpg' in sys.modules)"
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

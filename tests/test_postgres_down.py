@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-import httpx2
 import pytest
 
 import postgres
 from conftest import (
     IDENTIFIERS_PATH,
+    PLAIN,
     PROFILE_PATH,
     Server,
     ask,
@@ -77,20 +77,20 @@ def refuses_in_time(server: Server) -> None:
         slowest = max(crowd.map(one, range(CROWD)))
     assert slowest < DEADLINE_SECONDS + SLACK_SECONDS
     began = time.monotonic()
-    assert httpx2.get(f"{server.url}/healthz").status_code == 200
+    assert PLAIN.get(f"{server.url}/healthz").status_code == 200
     assert time.monotonic() - began < SLACK_SECONDS
 
 
 def serves(server: Server) -> None:
     """Check that the server serves, a moment after its database does, and not later."""
     time.sleep(0.3)
-    assert httpx2.get(f"{server.url}/readyz").status_code == 200
+    assert PLAIN.get(f"{server.url}/readyz").status_code == 200
     assert ask(server, "POST", PROFILE_PATH, customer="c").status_code == 200
     assert ask(server, "POST", IDENTIFIERS_PATH, body=BODY, customer="c").status_code == 200
     assert ask(server, "GET", IDENTIFIERS_PATH, customer="c").json()["branch_id"] == "b"
     batch = {"items": [{"customer_user_id": "c"}, {"value": "b"}]}
     assert ask(server, "POST", BATCH_PATH, body=batch).status_code == 200
-    found = httpx2.get(server.url + LOOK_UP, headers={"Authorization": f"Api-Key {server.key}"})
+    found = PLAIN.get(server.url + LOOK_UP, headers={"Authorization": f"Api-Key {server.key}"})
     assert len(found.json()["data"]) == 1
 
 

@@ -6,7 +6,7 @@ import time
 import httpx2
 import msgspec
 
-from conftest import IDENTIFIERS_PATH, PROFILE_PATH, Server, free_port, knownas, start, stop
+from conftest import IDENTIFIERS_PATH, PLAIN, PROFILE_PATH, Server, free_port, knownas, start, stop
 
 DATABASES = ("sqlite", "postgresql")
 
@@ -17,11 +17,11 @@ def test_two_processes_share_one_file(server: Server) -> None:
     process = start(server.database, port)
     headers = {"Authorization": f"Api-Key {server.key}", "adapty-customer-user-id": "shared"}
     try:
-        assert httpx2.post(server.url + PROFILE_PATH, headers=headers).status_code == 200
+        assert PLAIN.post(server.url + PROFILE_PATH, headers=headers).status_code == 200
         for round_number in range(50):
             value = f"v{round_number}"
-            httpx2.post(server.url + IDENTIFIERS_PATH, headers=headers, json={"branch_id": value})
-            found = httpx2.get(f"http://127.0.0.1:{port}{IDENTIFIERS_PATH}", headers=headers).json()
+            PLAIN.post(server.url + IDENTIFIERS_PATH, headers=headers, json={"branch_id": value})
+            found = PLAIN.get(f"http://127.0.0.1:{port}{IDENTIFIERS_PATH}", headers=headers).json()
             assert found["branch_id"] == value
     finally:
         assert stop(process) == 0
@@ -43,7 +43,7 @@ def test_revoked_key_is_refused_within_a_second(server: Server) -> None:
     """A key revoked by another process opens nothing a second later."""
     made = msgspec.json.decode(knownas("key", "create", "--json", database=server.database))
     headers = {"Authorization": f"Api-Key {made['key']}", "adapty-customer-user-id": "nobody"}
-    assert httpx2.get(server.url + IDENTIFIERS_PATH, headers=headers).status_code == 404
+    assert PLAIN.get(server.url + IDENTIFIERS_PATH, headers=headers).status_code == 404
     knownas("key", "revoke", made["id"], database=server.database)
     time.sleep(1)
-    assert httpx2.get(server.url + IDENTIFIERS_PATH, headers=headers).status_code == 401
+    assert PLAIN.get(server.url + IDENTIFIERS_PATH, headers=headers).status_code == 401

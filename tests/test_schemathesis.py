@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import jsonschema_rs
 import pytest
 import schemathesis
@@ -20,7 +19,7 @@ from schemathesis.engine import Status, events, from_schema
 from schemathesis.engine.recorder import ScenarioRecorder
 from schemathesis.openapi.checks import IgnoredAuth, RejectedPositiveData
 
-from conftest import Server, free_port, knownas, start, stop
+from conftest import PLAIN, Server, free_port, knownas, start, stop
 from knownas import vault
 from knownas.http import batch, openapi
 from knownas.webhooks.senders import SENDERS
@@ -133,20 +132,20 @@ def _create_profile_of_the_examples(server: Server) -> None:
         if parameter["name"] in WHO
     }
     headers["Authorization"] = f"Api-Key {server.key}"
-    assert httpx2.post(server.url + CREATE_PROFILE, headers=headers, json={}).status_code == 200
+    assert PLAIN.post(server.url + CREATE_PROFILE, headers=headers, json={}).status_code == 200
 
 
 def _disable(server: Server, webhook_id: str) -> None:
     """Have nothing sent to a host that was made up."""
     headers = {"Authorization": f"Api-Key {server.key}"}
     body = {"id": webhook_id, "enabled": False}
-    assert httpx2.patch(server.url + WEBHOOKS, headers=headers, json=body).status_code == 200
+    assert PLAIN.patch(server.url + WEBHOOKS, headers=headers, json=body).status_code == 200
 
 
 def _remove_upstream(server: Server) -> None:
     """Have nothing asked of a host that was made up."""
     headers = {"Authorization": f"Api-Key {server.key}"}
-    assert httpx2.delete(server.url + UPSTREAM, headers=headers).status_code == 204
+    assert PLAIN.delete(server.url + UPSTREAM, headers=headers).status_code == 204
 
 
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx2
 import pytest
 
-from conftest import IDENTIFIERS_PATH, METRICS, PROFILE_PATH, Server, ask, knownas, sources
+from conftest import IDENTIFIERS_PATH, METRICS, PLAIN, PROFILE_PATH, Server, ask, knownas, sources
 from hooks import SECONDS, asked
 from knownas.http.wire import CUSTOMER_HEADER
 from proxies import CUT, Proxy, always, proxying
@@ -111,7 +111,7 @@ async def test_differences_are_counted_and_listed(
     assert (await got(here, customer=customer)).status_code == 200
     found = await differences(here, 3)
     assert [one["profile_id"] for one in found["data"]] == [other["profile_id"]]
-    text = httpx2.get(f"{here.url}/metrics", headers=METRICS).text
+    text = PLAIN.get(f"{here.url}/metrics", headers=METRICS).text
     line = r'knownas_shadow_identifiers_total\{kind="appsflyer_id",result="different"\} (\S+)'
     assert float(re.findall(line, text)[0]) >= 1
     assert 'knownas_shadow_profiles_total{result="missing_there"}' in text

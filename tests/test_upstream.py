@@ -10,6 +10,7 @@ import pytest
 
 from conftest import (
     METRICS,
+    PLAIN,
     Server,
     ask,
     error_code,
@@ -176,7 +177,7 @@ async def test_row_28_and_29_key_is_nowhere_in_clear(here: Server, there: Server
         await made(there, customer)
         assert set_of(await got(here, customer=customer)) == VALUES
         kept = await asyncio.to_thread(stored, here.database)
-        text = httpx2.get(f"{here.url}/metrics", headers=METRICS).text
+        text = PLAIN.get(f"{here.url}/metrics", headers=METRICS).text
         assert 'knownas_upstream_questions_total{outcome="found"}' in text
         for form in (there.key.encode(), there.key.encode().hex().encode()):
             assert form not in kept + text.encode()

@@ -1,18 +1,13 @@
-"""The only wiring: settings to storage to registry to application."""
+"""The wiring of what every command needs: settings to storage to registry; see `serving`, too."""
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from knownas import ledger, logs, replaying
-from knownas.console.app import Console
-from knownas.deliveries import UPSTREAM, Webhook
+from knownas import ledger, replaying
 from knownas.erasing import Subjects
-from knownas.http.app import Application, create_app
-from knownas.metrics import SharedMemory
-from knownas.model import AppId
 from knownas.registry import Registry, system_clock
 from knownas.replaying import Replayed
 from knownas.settings import Settings, SettingsError, networks
@@ -21,9 +16,7 @@ from knownas.storage.sqlite import SqliteStorage
 from knownas.vault import Vault
 
 if TYPE_CHECKING:
-    from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.outbound import Sender
-    from knownas.webhooks.posting import Courier
 
 TEMPORARY: Final = "sqlite://"
 """The URL of a database that is gone when it is closed."""
@@ -233,70 +226,3 @@ def open_sender(settings: Settings) -> "Sender":
         return Sender(networks(settings.webhook_networks))
     except OSError as error:
         raise SettingsError(f"The trusted certificates (SSL_CERT_FILE): {error}.") from None
-
-
-def open_dispatcher(registry: Registry) -> "Dispatcher | None":
-    """Make what delivers webhooks; None where there is no master key to read their secrets by.
-
-    Raises as `open_sender`.
-    """
-    if not registry.vault.key_ids:
-        return None
-    # Not imported by a server without webhooks.
-    from knownas.webhooks.dispatcher import Dispatcher  # noqa: PLC0415 - as just said
-
-    log = logs.get()
-
-    def tell(error: Exception) -> None:
-        log.error("webhook_error", type=type(error).__name__, at=logs.place_of(error))
-
-    registry.webhooks.sender()  # what is wrong with its certificates is told now
-    return Dispatcher(
-        registry.storage,
-        functools.partial(open_courier, registry),
-        clock=registry.now,
-        tell=tell,
-    )
-
-
-def open_courier(registry: Registry, app: AppId, webhook: Webhook) -> "Courier":
-    """Return who brings an app's changes to where a webhook goes."""
-    if webhook.id == UPSTREAM:
-        return registry.upstreams.courier(app)
-    return registry.webhooks.courier(app, webhook)
-
-
-def make_app(
-    settings: Settings, registry: Registry | None = None, shared: SharedMemory | None = None
-) -> Application:
-    """Make what a server process serves, over `registry` or one that it opens itself."""
-    logs.configure(settings.log_format)
-    registry = registry or open_registry(settings, with_standby=True)
-    return create_app(
-        registry,
-        settings,
-        shared,
-        console=Console(registry),
-        dispatcher=open_dispatcher(registry),
-    )
-
-
-def make_emulator(settings: Settings, registry: Registry) -> Application:
-    """Make what the emulator serves: the same, with faults on demand around it."""
-    # Not imported by a server.
-    from knownas.http.emulator import Emulation  # noqa: PLC0415 - as just said
-
-    app = make_app(settings, registry)
-    app.middleware_stack = Emulation(app)
-    return app
-
-
-@contextmanager
-def shared_memory(workers: int) -> Iterator[SharedMemory]:
-    """Give what the metrics of several processes share, and remove it at the end."""
-    # One more than workers: a new one may start before the one that it replaces has ended.
-    shared = SharedMemory(workers + 1)
-    try:
-        yield shared
-    finally:
-        shared.remove()

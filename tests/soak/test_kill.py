@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from conftest import free_port, knownas, start, stop
+from nursery import Process
 from soak.report import Soak
 from soak.wire import Connection, Requests, connect, run
 
@@ -41,9 +42,7 @@ class Writers:
             assert (await connection.ask(self.requests.create(customer))).status == 200
         connection.close()
 
-    async def write_until_killed(
-        self, servers: dict[int, "subprocess.Popen[bytes]"], dice: random.Random
-    ) -> None:
+    async def write_until_killed(self, servers: dict[int, Process], dice: random.Random) -> None:
         """Write through all servers, and kill one after the other in the midst of it.
 
         Those that live go on, and fail no write, whatever the killed one was at.

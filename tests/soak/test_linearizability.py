@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import pytest
@@ -18,12 +18,10 @@ from hypothesis import strategies as st
 
 import postgres
 from conftest import free_port, knownas, start, stop
+from nursery import Process
 from soak.linearizability import NEVER, Operation, is_linearizable, with_a_stale_read
 from soak.report import Soak
 from soak.wire import Connection, Requests, connect, run
-
-if TYPE_CHECKING:
-    import subprocess
 
 TOGETHER: Final = 8
 """Histories that are made at the same time."""
@@ -169,7 +167,7 @@ def over_postgres() -> Iterator[Setting]:
         _stop_all(servers.values())
 
 
-def _stop_all(servers: "Iterable[subprocess.Popen[bytes]]") -> None:
+def _stop_all(servers: Iterable[Process]) -> None:
     for process in servers:
         assert stop(process) == 0
 

@@ -1,35 +1,46 @@
 """The `knownas` command: thin over the registry, one module to a group of commands."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import click
 
-from knownas.cli import (
-    apps,
-    copying,
-    database,
-    emulator,
-    erasures,
-    identity,
-    inbound,
-    insight,
-    keys,
-    load,
-    master_key,
-    operators,
-    profiles,
-    serve,
-    transfer,
-    upstream,
-    webhooks,
-)
+from knownas.cli.loading import LazyGroup
 from knownas.cli.running import Address, Failure
+
+COMMANDS: Final[Mapping[str, str]] = {
+    "app": "apps:app_group",
+    "backup": "database:backup",
+    "bench": "load:bench",
+    "changes": "insight:changes",
+    "check": "database:check",
+    "conflicts": "insight:conflicts",
+    "copy": "copying:copy",
+    "coverage": "insight:coverage",
+    "demo": "profiles:demo",
+    "emulator": "emulator:emulator",
+    "erase": "erasures:erase",
+    "erasures": "erasures:erasures_group",
+    "export": "transfer:export_file",
+    "get": "profiles:get_identifiers",
+    "import": "transfer:import_file",
+    "key": "keys:key_group",
+    "master-key": "master_key:master_key_group",
+    "migrate": "database:migrate",
+    "operator": "operators:operator_group",
+    "policy": "insight:policy_group",
+    "profile": "profiles:profile_group",
+    "restore": "database:restore",
+    "serve": "serve:serve",
+    "set": "profiles:set_identifiers",
+    "upstream": "upstream:upstream_group",
+    "webhook": "webhooks:webhook_group",
+    "webhook-in": "inbound:webhook_in_group",
+}
+"""The module and the name of each command: its module is imported when it is run."""
 
 REMOTE: Final = frozenset({"changes", "conflicts", "coverage", "get", "profile", "set"})
 """The commands that can ask a server instead of a database."""
-
-for _command in (insight.history, identity.bind, identity.merge, identity.undo_merge):
-    profiles.profile_group.add_command(_command)
 
 
 def main() -> None:
@@ -38,36 +49,7 @@ def main() -> None:
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[
-        serve.serve,
-        emulator.emulator,
-        apps.app_group,
-        keys.key_group,
-        master_key.master_key_group,
-        profiles.get_identifiers,
-        profiles.set_identifiers,
-        profiles.profile_group,
-        operators.operator_group,
-        webhooks.webhook_group,
-        inbound.webhook_in_group,
-        upstream.upstream_group,
-        insight.changes,
-        insight.coverage,
-        insight.conflicts,
-        insight.policy_group,
-        profiles.demo,
-        erasures.erase,
-        erasures.erasures_group,
-        load.bench,
-        database.migrate,
-        database.check,
-        database.backup,
-        database.restore,
-        copying.copy,
-        transfer.import_file,
-        transfer.export_file,
-    ],
+    context_settings={"help_option_names": ["-h", "--help"]}, cls=LazyGroup, places=COMMANDS
 )
 @click.version_option(package_name="knownas")
 @click.option("--url", help=f"Ask a server, not a database: for {', '.join(sorted(REMOTE))}.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from knownas import bootstrap, keys, vault
+from knownas import bootstrap, keys, serving, vault
 from knownas.cli.running import Failure, load_settings, telling_errors
 from knownas.http import emulator as emulation
 from knownas.http import server
@@ -56,7 +56,7 @@ def emulator(
             told = msgspec.json.encode({"url": url, "key": key}).decode()
             click.echo(told if as_json else f"knownas emulator: {url}, key {key}")
             server.run(
-                functools.partial(bootstrap.make_emulator, loaded, registry),
+                functools.partial(serving.make_emulator, loaded, registry),
                 listening,
                 workers=1,
                 trusted_proxies="",

@@ -10,7 +10,7 @@ import uvloop
 from knownas import bootstrap, load
 from knownas.cli.options import app_option, database_option, json_option
 from knownas.cli.printing import emit
-from knownas.cli.running import load_settings, telling_errors
+from knownas.cli.running import Failure, load_settings, telling_errors
 from knownas.model import NO_RATE
 
 
@@ -66,7 +66,10 @@ def bench(  # noqa: PLR0913 - the options of the command
             await registry.close()
 
     def run() -> None:
-        report = uvloop.run(main())
+        try:
+            report = uvloop.run(main())
+        except load.LoadError as error:
+            raise Failure(str(error)) from None
         emit(report, as_json, _load_lines(report))
 
     telling_errors(run)

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from knownas.as_of import Moment
+from knownas.cli.loading import LazyGroup
 from knownas.cli.options import TIME, app_option, database_option, json_option, who, who_options
 from knownas.cli.printing import emit, print_profile, profile_data, set_lines
 from knownas.cli.running import Failure, on_registry
@@ -78,7 +79,16 @@ async def set_identifiers(  # noqa: PLR0913 - the options of the command
     )
 
 
-@click.group("profile")
+@click.group(
+    "profile",
+    cls=LazyGroup,
+    places={
+        "bind": "identity:bind",
+        "history": "insight:history",
+        "merge": "identity:merge",
+        "undo-merge": "identity:undo_merge",
+    },
+)
 def profile_group() -> None:
     """Make, show, find and delete profiles, and clear their identifiers."""
 

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 import knownas_client.errors
-from knownas import bootstrap, load, settings
+from knownas import bootstrap, settings
 from knownas.errors import KnownasError
 from knownas.ledger import LedgerError
 from knownas.storage import StorageError
@@ -100,7 +100,6 @@ def telling_errors(action: Callable[[], None]) -> None:
         StorageError,
         TransferError,
         VaultError,
-        load.LoadError,
         settings.SettingsError,
     ) as error:
         raise Failure(str(error)) from None

@@ -5,7 +5,7 @@ import functools
 
 import click
 
-from knownas import bootstrap
+from knownas import bootstrap, serving
 from knownas.cli.options import database_option
 from knownas.cli.running import Failure, load_settings, telling_errors
 from knownas.errors import ValidationError
@@ -51,10 +51,10 @@ def serve(host: str, port: int, descriptor: int | None, workers: int, database: 
             max_connections=loaded.max_connections,
         )
         if workers == 1:
-            serve_app(functools.partial(bootstrap.make_app, loaded, temporary))
+            serve_app(functools.partial(serving.make_app, loaded, temporary))
             return
-        with bootstrap.shared_memory(workers) as shared:
-            serve_app(functools.partial(bootstrap.make_app, loaded, shared=shared))
+        with serving.shared_memory(workers) as shared:
+            serve_app(functools.partial(serving.make_app, loaded, shared=shared))
 
     telling_errors(run)
 
