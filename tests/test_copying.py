@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import apsw
 import httpx2
 import msgspec
 import pytest
@@ -180,14 +181,14 @@ def test_killed_copy_to_postgresql_goes_on(shell: Shell, empty_postgres: str) ->
 
 def test_killed_copy_goes_on(shell: Shell, copy: Shell) -> None:
     """After kill -9 in the midst of it, the same command finishes it, and writes the rest only."""
-    shell("demo", "40000")
+    shell("demo", "20000")
     command = [sys.executable, "-m", "knownas", *arguments(shell, copy)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and copied(copy) == 0:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     before = copied(copy)
-    assert 0 < before < 40_000 + PROFILES
+    assert 0 < before < 20_000 + PROFILES
     done = shell.json(*arguments(shell, copy))["apps"]
     assert done[0]["written"] == done[0]["profiles"] - before
     assert content(copy) == content(shell)
@@ -197,10 +198,10 @@ def copied(copy: Shell) -> int:
     """Return how many profiles of the first app have come over by now."""
     if not copy.database.exists():
         return 0
-    ended = copy.run("app", "list", "--json")
-    if ended.exit_code or ended.stdout == "[]\n":
+    try:
+        ((count,),) = copy.rows("SELECT count(*) FROM profiles WHERE app_id = 1")
+    except apsw.Error:  # there is no table yet
         return 0
-    ((count,),) = copy.rows("SELECT count(*) FROM profiles WHERE app_id = 1")
     assert isinstance(count, int)
     return count
 

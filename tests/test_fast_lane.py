@@ -19,6 +19,7 @@ import pytest
 from uvicorn.server import ServerState
 
 import postgres
+from conftest import TIMES
 from knownas.http import fast_lane
 from knownas.http.app import FIND_ROUTE, HOT_ROUTE, create_app
 from knownas.http.cycle import Cycle, LateAnswer
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 Dialect = Literal["schema", "example", "live"]
 
 SEED: Final = 20_261_124
-ANSWERS_A_DIALECT: Final = 7_000
-ANSWERS_OVER_A_NETWORK: Final = 3_000
+ANSWERS_A_DIALECT: Final = 2_500 * TIMES
+ANSWERS_OVER_A_NETWORK: Final = 1_000 * TIMES
 PLAIN: Final = 0.65
 LOOKALIKE: Final = 0.06
 WRITE: Final = 0.13

@@ -2,14 +2,31 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import pytest
 
+import postgres
 from conftest import knownas
 from knownas.storage import migrate
 
 DATABASES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="module")
+def database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Give the URL of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('empty')}/knownas.db"
+        return
+    server_url = request.getfixturevalue("postgres_url")
+    url = postgres.new_database(server_url)
+    yield url
+    postgres.drop_database(server_url, url)
 
 
 def migrated(database: str, *arguments: str) -> dict[str, list[str]]:

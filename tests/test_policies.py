@@ -124,18 +124,17 @@ def test_identifier_moves(strict: Server) -> None:
     assert identifiers(strict, "loses") == {"branch_id": "stays"}
     assert identifiers(strict, "gains") == {"appsflyer_id": "moved"}
     told = ask(strict, "GET", f"{CHANGES}?after={after}").json()["data"][-2:]
-    assert [(it["profile_id"], it["changes"], it["shared"]) for it in told] == [
-        (
-            loses["profile_id"],
+    # One write's changes are in no order that is promised.
+    assert {it["profile_id"]: (it["changes"], it["shared"]) for it in told} == {
+        loses["profile_id"]: (
             {"identifiers": {"appsflyer_id": {"old": "moved", "new": None}}},
             [],
         ),
-        (
-            gains["profile_id"],
+        gains["profile_id"]: (
             {"identifiers": {"appsflyer_id": {"old": None, "new": "moved"}}},
             [],
         ),
-    ]
+    }
     assert told[0]["source"] == told[1]["source"]
 
 

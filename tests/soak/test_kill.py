@@ -96,7 +96,7 @@ def test_row_34_kill_loses_nothing_acknowledged(soak: Soak, tmp_path: Path) -> N
     In every other round two processes share the file, and one is killed before the other. In
     some rounds the process is killed once more while it starts.
     """
-    rounds = soak.count(sample=5, full=200)
+    rounds = soak.count(sample=3, full=200)
     dice = random.Random(soak.seed)  # noqa: S311 - must repeat for a seed
     database = f"sqlite:///{tmp_path}/knownas.db"
     ports = [free_port(), free_port()]

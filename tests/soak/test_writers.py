@@ -40,7 +40,7 @@ async def write(port: int, requests: Requests, customer: str, end: float, load: 
 
 def test_processes_that_write_at_once_get_a_fair_share(soak: Soak, tmp_path: Path) -> None:
     """Four processes write to one file: no 503, a fair share each, no long wait."""
-    seconds = soak.count(sample=4, full=60)
+    seconds = soak.count(sample=3, full=60)
     database = f"sqlite:///{tmp_path}/knownas.db"
     ports = [free_port() for _ in range(PROCESSES)]
     processes = [start(database, port) for port in ports]

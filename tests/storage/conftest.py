@@ -4,12 +4,10 @@ import functools
 import inspect
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
-import postgres
-from conftest import knownas
 from knownas.erasing import Subjects
 from knownas.model import App, AppId, Identifiers, Profile, ProfileRef
 from knownas.storage import Storage
@@ -18,6 +16,9 @@ from knownas.storage.postgres_link import Link, Row
 from knownas.storage.sqlite import SqliteStorage
 from knownas.vault import Vault
 from storage import sharding
+
+if TYPE_CHECKING:
+    import postgres
 
 VAULT: Final = Vault("", {b"test": bytes(32)})
 """A vault with a key that is in no file."""
@@ -40,23 +41,14 @@ def sqlite(request: pytest.FixtureRequest) -> Open:
 
 def postgresql(request: pytest.FixtureRequest) -> Open:
     """Return what opens a fresh PostgreSQL database."""
-    server_url = request.getfixturevalue("postgres_url")
-    url = postgres.new_database(server_url, request.getfixturevalue("migrated_url"))
-    request.addfinalizer(functools.partial(postgres.drop_database, server_url, url))
+    databases: postgres.Databases = request.getfixturevalue("postgres_databases")
+    url = databases.take()
+    request.addfinalizer(functools.partial(databases.give_back, url))
 
     async def open_storage() -> Storage:
         return PostgresStorage(url, subjects=Subjects(VAULT))
 
     return open_storage
-
-
-@pytest.fixture(scope="session")
-def migrated_url(postgres_url: str) -> Iterator[str]:
-    """Give the URL of a database with all tables: to copy it is quicker than to make them."""
-    url = postgres.new_database(postgres_url)
-    knownas("migrate", database=url)
-    yield url
-    postgres.drop_database(postgres_url, url)
 
 
 BACKENDS: Final[dict[str, Callable[[pytest.FixtureRequest], Open]]] = {

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import TIMES
 from knownas.model import KIND_NUMBER, App, ProfileRef
 from knownas.storage import Storage
 from knownas.webhooks.inbound import Reception
@@ -143,7 +144,7 @@ def test_any_order_and_repetition_ends_the_same(
     """Whatever order events come in, and however often, the profiles are the same at the end."""
     open_storage = opened(request, backend)
 
-    @settings(max_examples=100 if backend == "sqlite" else 25, deadline=None)
+    @settings(max_examples=(40 if backend == "sqlite" else 15) * TIMES, deadline=None)
     @given(data=st.data(), events=st.lists(event, min_size=1, max_size=6))
     def any_order(data: st.DataObject, events: list[Sent]) -> None:
         repeated = [*events, *data.draw(st.lists(st.sampled_from(events), max_size=3))]
@@ -231,7 +232,7 @@ def test_events_between_writes_count_by_their_time(
     """A write counts at once, and an event that comes later only if it happened later."""
     open_storage = opened(request, backend)
 
-    @settings(max_examples=150 if backend == "sqlite" else 25, deadline=None)
+    @settings(max_examples=(50 if backend == "sqlite" else 15) * TIMES, deadline=None)
     @given(given_steps=steps())
     def between(given_steps: list[Step]) -> None:
         async def run() -> dict[str, str | None]:

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from conftest import TIMES
 from knownas import merging, writes
 from knownas.editing import Ages, Alias, Answer, Edit, TakenBack, alias_names
 from knownas.erasing import (
@@ -746,7 +747,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 * TIMES)
 def test_storage_does_as_a_dict_does(new_database: Callable[[], Open]) -> None:
     """Whatever sequence of uses is made, each returns or raises what it does on the dict."""
 
@@ -759,5 +760,7 @@ def test_storage_does_as_a_dict_does(new_database: Callable[[], Open]) -> None:
 
     run_state_machine_as_test(
         Machine,
-        settings=settings(max_examples=20, stateful_step_count=25, deadline=None, derandomize=True),
+        settings=settings(
+            max_examples=10 * TIMES, stateful_step_count=25, deadline=None, derandomize=True
+        ),
     )
