@@ -241,7 +241,7 @@ def test_key_is_made_used_and_revoked(console: Server, enter: Callable[..., Page
     """It is shown once, opens the app, and does not after it was revoked."""
     page = enter("admin")
     page.goto(f"{APP}keys")
-    page.get_by_label("What it is for").fill("the tests")
+    page.locator("form[action$=keys]").get_by_label("What it is for").fill("the tests")
     page.get_by_role("button", name="Make the key").click()
     key = page.locator("#made").inner_text()
     assert key.startswith("secret_live_ka_")
@@ -250,13 +250,36 @@ def test_key_is_made_used_and_revoked(console: Server, enter: Callable[..., Page
     page.goto(f"{APP}keys")
     assert key not in page.content()
     row = page.get_by_role("row", name="the tests")
-    row.get_by_text("Revoke…").click()
-    row.get_by_role("button").click()
+    row.get_by_text("Change…").click()
+    row.get_by_role("button", name="Revoke").click()
     expect(page.get_by_role("row", name="the tests")).to_contain_text("ended")
     deadline = time.monotonic() + 2
     while ask(made, "GET", "/api/v1/coverage/").status_code != 401:
         assert time.monotonic() < deadline
     assert key not in audit(console, enter)
+
+
+def test_key_is_adopted_limited_and_rotated(console: Server, enter: Callable[..., Page]) -> None:
+    """The team's own key opens the app, is held to its rate, and makes way for a successor."""
+    page = enter("admin")
+    page.goto(f"{APP}keys")
+    page.get_by_text("Adopt a key").click()
+    form = page.locator("form[action$=adopt]")
+    form.get_by_label("The key").fill("the-teams-own-key-of-long-ago")
+    form.get_by_label("What it is for").fill("since ever")
+    form.get_by_role("button", name="Adopt it").click()
+    adopted = console._replace(key="the-teams-own-key-of-long-ago")
+    assert ask(adopted, "GET", "/api/v1/coverage/").status_code == 200
+    row = page.get_by_role("row", name="since ever")
+    row.get_by_text("Change…").click()
+    row.get_by_label("Rate").fill("7/minute")
+    row.get_by_role("button", name="Limit it").click()
+    expect(row).to_contain_text("7/minute")
+    row.get_by_text("Change…").click()
+    row.get_by_role("button", name="Make a successor").click()
+    made = console._replace(key=page.locator("#made").inner_text())
+    assert ask(made, "GET", "/api/v1/coverage/").status_code == 200
+    expect(page.get_by_role("row", name="since ever")).to_have_count(2)
 
 
 def test_changes_appear_by_themselves(
@@ -303,7 +326,7 @@ def test_webhook_is_made_watched_and_replayed(
     page.get_by_text("Make a webhook").click()
     page.get_by_label("URL").fill(f"http://127.0.0.1:{free_port()}/hook")
     page.get_by_role("button", name="Make it").click()
-    expect(page.get_by_label("Secret")).to_contain_text("whsec_")
+    expect(page.get_by_label("New secret")).to_contain_text("whsec_")
     body = {"adjust_device_id": "for-the-webhook"}
     assert ask(console, "POST", IDENTIFIERS_PATH, body=body, profile=people.bob).is_success
     page.locator("main a.id").first.click()
@@ -313,9 +336,35 @@ def test_webhook_is_made_watched_and_replayed(
     while not page.get_by_role("link", name=people.bob).count():
         assert time.monotonic() < deadline
         page.reload()
+    page.get_by_text("Give it another secret").click()
+    page.get_by_role("button", name="Make another secret").click()
+    expect(page.get_by_label("New secret")).to_contain_text("whsec_")
     page.get_by_text("Delete it").click()
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_text("There is none.").first).to_be_visible()
+
+
+def test_sender_is_let_in_and_shut_out(console: Server, enter: Callable[..., Page]) -> None:
+    """Its secret is shown once and is good until it is revoked."""
+    page = enter("admin")
+    page.goto(f"{APP}webhooks")
+    page.get_by_text("Let a sender in").click()
+    page.get_by_label("Sender").select_option("revenuecat")
+    page.get_by_role("button", name="Let it in").click()
+    secret = page.get_by_label("New secret").inner_text()
+    url = f"{console.url}/webhooks/revenuecat/default/"
+
+    def status() -> int:
+        return httpx2.post(url, headers={"Authorization": secret}, content=b"{}").status_code
+
+    assert status() != 503
+    page.goto(f"{APP}webhooks")
+    assert secret not in page.content()
+    row = page.get_by_role("row", name="revenuecat")
+    row.get_by_text("Revoke…").click()
+    row.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_text("/webhooks/revenuecat/default/")).to_have_count(0)
+    assert status() == 503
 
 
 def test_dead_letter_is_shown_without_its_values(

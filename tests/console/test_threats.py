@@ -84,7 +84,7 @@ def test_row_21_stored_scripts_are_shown_as_text(
     page.get_by_role("button", name="Search").click()
     assert "knownas" in page.title()
     page.goto(f"{APP}keys")
-    page.get_by_label("What it is for").fill(text)
+    page.get_by_label("What it is for").first.fill(text)
     page.get_by_role("button", name="Make the key").click()
     expect(page.get_by_role("cell", name=text).first).to_be_visible()
     assert "knownas" in page.title()
@@ -151,7 +151,10 @@ def test_row_22_every_form_is_guarded(people: People, client: httpx2.Client) -> 
         "apps/default/webhooks/whk_0000000000000000/replay",
         "apps/default/letters",
         "apps/default/keys",
-        "apps/default/keys/revoke",
+        "apps/default/keys/adopt",
+        "apps/default/keys/change",
+        "apps/default/senders",
+        "apps/default/senders/revoke",
     ):
         assert client.post(f"/console/{path}", data={"token": "x"}).status_code == 403, path
 
@@ -270,7 +273,10 @@ def test_odd_texts_in_forms_are_no_failure(people: People, client: httpx2.Client
             "label",
             "days",
             "rate",
+            "hours",
             "key",
+            "sender",
+            "secret",
             "rule-branch_id",
         ),
     )
@@ -279,7 +285,8 @@ def test_odd_texts_in_forms_are_no_failure(people: People, client: httpx2.Client
         *(f"{profile}/{one}" for one in ("reveal", "clear", "merge", "undo-merge", "erase")),
         *("apps/default/webhooks", "apps/default/webhooks/whk_0000000000000000"),
         "apps/default/webhooks/whk_0000000000000000/replay",
-        *("apps/default/letters", "apps/default/keys", "apps/default/keys/revoke"),
+        *("apps/default/letters", "apps/default/senders", "apps/default/senders/revoke"),
+        *("apps/default/keys", "apps/default/keys/adopt", "apps/default/keys/change"),
     ):
         for do in (odd, "replay", "delete") if path.endswith(("0", "letters")) else (odd,):
             form = dict.fromkeys(fields, odd) | {"token": token, "do": do}

@@ -100,8 +100,11 @@ PAGES: Final = (
     Page("apps/{app}/webhooks/{webhook}", "viewer", get=webhooks.one, post=webhooks.change),
     Page("apps/{app}/webhooks/{webhook}/replay", "support", post=webhooks.replay),
     Page("apps/{app}/letters", "support", post=webhooks.handle_letters),
+    Page("apps/{app}/senders", "admin", post=webhooks.let_in),
+    Page("apps/{app}/senders/revoke", "admin", post=webhooks.revoke_secret),
     Page("apps/{app}/keys", "admin", get=keys.show, post=keys.create),
-    Page("apps/{app}/keys/revoke", "admin", post=keys.revoke),
+    Page("apps/{app}/keys/adopt", "admin", post=keys.adopt),
+    Page("apps/{app}/keys/change", "admin", post=keys.change),
 )
 
 _PATTERNS: Final = tuple(
