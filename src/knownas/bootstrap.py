@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from knownas import ledger, logs, replaying
+from knownas.condition import Finding
 from knownas.console.app import Console
 from knownas.deliveries import UPSTREAM, Webhook
 from knownas.erasing import Subjects
@@ -67,6 +68,32 @@ def pending_migrations(settings: Settings) -> list[str]:
         target = Target(url, prepared=settings.prepared)
         return postgres_schema.pending(target, seconds=settings.database_seconds)
     return sqlite_file.pending(None if url == TEMPORARY else _file(url))
+
+
+def look_over(settings: Settings, now: int) -> Iterator[Finding]:
+    """Yield what there is to say of the database of `settings`, which is not changed.
+
+    Raises as `open_storage`.
+    """
+    url = settings.database
+    if _is_postgres(url):
+        from knownas.storage import postgres_doctor  # noqa: PLC0415 - as in open_storage
+        from knownas.storage.postgres_link import Target  # noqa: PLC0415 - as there
+
+        target = Target(url, prepared=settings.prepared)
+        yield from postgres_doctor.findings(target, now, seconds=settings.database_seconds)
+    elif url != TEMPORARY:
+        from knownas.storage import sqlite_doctor  # noqa: PLC0415 - no server needs it
+
+        yield from sqlite_doctor.findings(_file(url), now)
+
+
+def ledger_path(settings: Settings) -> str:
+    """Return where the ledger of erasures is, "" where there is none. Raises as `open_storage`."""
+    url = settings.database
+    if settings.erasure_ledger or _is_postgres(url) or url == TEMPORARY:
+        return settings.erasure_ledger
+    return sqlite_erasures.ledger_beside(_file(url))
 
 
 def _is_postgres(url: str) -> bool:

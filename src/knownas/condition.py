@@ -132,3 +132,19 @@ class Finding(NamedTuple):
     """How it is, in one sentence."""
     do: str = ""
     """What to do about it; "" where there is nothing to do."""
+
+
+_FUTURE_MS: Final = 60_000
+"""So far may clocks of machines be apart without anybody having to do something."""
+
+
+def newest_change(at: int | None, now: int) -> Finding:
+    """Return what the time of the newest change says of the clocks; None: there is no change."""
+    if at is not None and at > now + _FUTURE_MS:
+        return Finding(
+            "clock",
+            "problem",
+            f"The newest change is of {(at - now) // 1_000:,} s from now.",
+            "The clock of a server was, or is, wrong: have all kept by NTP.",
+        )
+    return Finding("clock", "ok", "No change is of a time that is still to come.")
