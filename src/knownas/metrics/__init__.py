@@ -87,7 +87,6 @@ class Metrics:
         self._samples = process.Samples(layout)
         self._slabs = Slabs(layout.size, shared)
         self.cells = self._slabs.cells
-        self._sum = self._slabs.sum
         self.sample()
 
     def count(self, method: str, route: str, status: int, elapsed_ns: int) -> None:
@@ -161,6 +160,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families of what the processes count and measure."""
+        totals = self._slabs.totals()
         info = InfoMetricFamily("knownas", "The server.")
         info.add_metric((), {"version": metadata.version("knownas")})
         yield info
@@ -175,16 +175,16 @@ class Metrics:
         for route in self._routes:
             for method in METHODS:
                 for status in STATUSES:
-                    count = self._sum(self.counter_cell(method, route, status))
+                    count = totals[self.counter_cell(method, route, status)]
                     if count:
                         requests.add_metric((method, route, str(status)), count)
-            self._seconds[route].add_to(seconds, (route,), self._slabs)
+            self._seconds[route].add_to(seconds, (route,), totals)
         yield requests
         yield seconds
         yield CounterMetricFamily(
             "knownas_ignored_keys",
             "Keys of bodies that are no kind of identifier and were left out.",
-            value=self._sum(self._ignored_keys),
+            value=totals[self._ignored_keys],
         )
         inbound = CounterMetricFamily(
             "knownas_inbound_events",
@@ -192,14 +192,14 @@ class Metrics:
             labels=("sender", "outcome"),
         )
         for (sender, outcome), cell in self._inbound.items():
-            inbound.add_metric((sender, outcome), self._sum(cell))
+            inbound.add_metric((sender, outcome), totals[cell])
         yield inbound
-        yield from self._upstreams()
-        yield from self._work()
-        yield from self._deliveries()
+        yield from self._upstreams(totals)
+        yield from self._work(totals)
+        yield from self._deliveries(totals)
         yield from self._samples.families(self._slabs)
 
-    def _upstreams(self) -> Iterator[CounterMetricFamily]:
+    def _upstreams(self, totals: list[int]) -> Iterator[CounterMetricFamily]:
         profiles = CounterMetricFamily(
             "knownas_shadow_profiles",
             "Profiles that were compared with the upstream's.",
@@ -211,10 +211,10 @@ class Metrics:
             labels=("kind", "result"),
         )
         for result in RESULTS:
-            if count := self._sum(self._compared_cell(ALL_PROFILES, result)):
+            if count := totals[self._compared_cell(ALL_PROFILES, result)]:
                 profiles.add_metric((result,), count)
             for number, kind in enumerate(KINDS):
-                if count := self._sum(self._compared_cell(number, result)):
+                if count := totals[self._compared_cell(number, result)]:
                     identifiers.add_metric((kind.name, result), count)
         asked = CounterMetricFamily(
             "knownas_upstream_questions",
@@ -222,30 +222,32 @@ class Metrics:
             labels=("outcome",),
         )
         for position, outcome in enumerate(ASKED):
-            if count := self._sum(self._asked + position):
+            if count := totals[self._asked + position]:
                 asked.add_metric((outcome,), count)
         yield asked
         yield profiles
         yield identifiers
 
-    def _work(self) -> Iterator[HistogramMetricFamily]:
+    def _work(self, totals: list[int]) -> Iterator[HistogramMetricFamily]:
         for name, what, histograms in (
             ("store_seconds", "Seconds that the database took.", self._store_seconds),
             ("store_group_size", "How many were done at once.", self._store_sizes),
         ):
             family = HistogramMetricFamily(f"knownas_{name}", what, labels=("operation",))
             for operation, histogram in histograms.items():
-                histogram.add_to(family, (operation,), self._slabs)
+                histogram.add_to(family, (operation,), totals)
             yield family
 
-    def _deliveries(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+    def _deliveries(
+        self, totals: list[int]
+    ) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
         attempts = CounterMetricFamily(
             "knownas_webhook_attempts",
             "Attempts to deliver a change: delivered, failed (tried again), dead (given up).",
             labels=("target", "attempt", "result"),
         )
         for (target, is_first, result), cell in self._attempts.items():
-            attempts.add_metric((target, "first" if is_first else "again", result), self._sum(cell))
+            attempts.add_metric((target, "first" if is_first else "again", result), totals[cell])
         yield attempts
         seconds = HistogramMetricFamily(
             "knownas_webhook_attempt_seconds",
@@ -253,7 +255,7 @@ class Metrics:
             labels=("target",),
         )
         for target, histogram in self._attempt_seconds.items():
-            histogram.add_to(seconds, (target,), self._slabs)
+            histogram.add_to(seconds, (target,), totals)
         yield seconds
 
 

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client.core import HistogramMetricFamily
 
-from knownas.metrics.memory import Layout, Slabs
+from knownas.metrics.memory import Layout
 
 BUCKETS: Final = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001,
@@ -57,18 +57,20 @@ class Histogram(NamedTuple):
         """The cell of the sum."""
         return self.buckets + self.scale.cells - 1
 
-    def note(self, cells: memoryview[int], value: int) -> None:
+    def note(self, cells: "memoryview[int]", value: int) -> None:
         """Count one value."""
         cells[self.buckets + bisect_left(self.scale.bounds, value)] += 1
         cells[self.total] += value
 
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str], slabs: Slabs) -> None:
-        """Add what all processes have counted, if it is anything."""
+    def add_to(
+        self, family: HistogramMetricFamily, labels: Sequence[str], totals: Sequence[int]
+    ) -> None:
+        """Add what all processes have counted, of their cells' totals, if it is anything."""
         counted = 0
         buckets = []
         for index, label in enumerate(self.scale.labels):
-            counted += slabs.sum(self.buckets + index)
+            counted += totals[self.buckets + index]
             buckets.append((label, counted))
         if counted:
-            told = slabs.sum(self.total) / self.scale.unit
+            told = totals[self.total] / self.scale.unit
             family.add_metric(labels, buckets=buckets, sum_value=told)

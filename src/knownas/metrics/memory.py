@@ -55,9 +55,9 @@ class Slabs:
             self.all = [whole[i * size : (i + 1) * size] for i in range(shared.processes)]
         self.cells = self.all[self.own]
 
-    def sum(self, cell: int) -> int:
-        """Return what a cell has over all processes."""
-        return sum(slab[cell] for slab in self.all)
+    def totals(self) -> list[int]:
+        """Return what each cell has over all processes."""
+        return [sum(cells) for cells in zip(*self.all, strict=True)]
 
 
 def _claim(file: BinaryIO, processes: int) -> int:
