@@ -8,7 +8,7 @@ from knownas.storage.postgres_link import Link
 _SIZE: Final = """
 SELECT current_setting('server_version'), pg_database_size(current_database())
 """
-_APPS: Final = "SELECT id, name FROM apps ORDER BY id"
+_APPS: Final = "SELECT id, name FROM apps ORDER BY created_at, id"
 _PROFILES: Final = """
 SELECT app_id, sum(change)::bigint FROM coverage WHERE kind = -1 GROUP BY app_id
 """

@@ -12,7 +12,7 @@ _SIZE: Final = "SELECT page_count * page_size FROM pragma_page_count, pragma_pag
 _PROFILES: Final = """
 SELECT a.name, coalesce((
   SELECT sum(change) FROM coverage c WHERE c.app_id = a.id AND c.kind = -1), 0)
-FROM apps a ORDER BY a.id
+FROM apps a ORDER BY a.created_at, a.id
 """
 _FOLLOWERS: Final = """
 SELECT w.id, w.disabled_at IS NOT NULL, (
