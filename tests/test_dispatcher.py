@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from knownas import bootstrap, vault
-from knownas.deliveries import WebhookState
+from knownas.deliveries import Attempt, WebhookState
 from knownas.errors import FeatureNotConfigured
 from knownas.model import App, ProfileId, ProfileRef
 from knownas.registry import Registry, system_clock
@@ -55,6 +55,7 @@ class Team:
         self.registry = self.open()
         self.app: App
         self.errors: list[Exception] = []
+        self.attempts: list[Attempt] = []
 
     def open(self) -> Registry:
         """Open the database anew."""
@@ -115,6 +116,7 @@ class Team:
             tell=self.errors.append,
             pace=pace,
         )
+        dispatcher.tell_attempts_to(self.attempts.append)
         stopping = asyncio.Event()
         task = asyncio.create_task(dispatcher.run(stopping))
         try:
@@ -332,6 +334,10 @@ async def test_given_up_delivery_lets_the_later_ones_go_on(team: Team, receiver:
         state = await until_done(team)
         assert taken == [(IDS[0], 1), (IDS[0], 3)]
         assert await team.waiting("dead") == {(IDS[0], 2): 5}
+        vain = [(it.is_first, it.result) for it in team.attempts if it.result != "delivered"]
+        assert vain == [(True, "failed"), *[(False, "failed")] * 3, (False, "dead")]
+        assert {it.target for it in team.attempts} == {"webhook"}
+        assert all(it.elapsed_ns > 0 for it in team.attempts)
         assert state.last_failure is not None
         assert (state.dead, state.last_failure.status) == (1, 422)
         assert await team.registry.webhooks.replay(team.app.id, webhook_id) == (1, 0)

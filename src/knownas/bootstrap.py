@@ -2,11 +2,12 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from knownas import ledger, replaying
+from knownas.condition import Finding
 from knownas.erasing import Subjects
 from knownas.registry import Registry, system_clock
 from knownas.replaying import Replayed
@@ -60,6 +61,32 @@ def pending_migrations(settings: Settings) -> list[str]:
         target = Target(url, prepared=settings.prepared)
         return postgres_schema.pending(target, seconds=settings.database_seconds)
     return sqlite_file.pending(None if url == TEMPORARY else _file(url))
+
+
+def look_over(settings: Settings, now: int) -> Iterator[Finding]:
+    """Yield what there is to say of the database of `settings`, which is not changed.
+
+    Raises as `open_storage`.
+    """
+    url = settings.database
+    if _is_postgres(url):
+        from knownas.storage import postgres_doctor  # noqa: PLC0415 - as in open_storage
+        from knownas.storage.postgres_link import Target  # noqa: PLC0415 - as there
+
+        target = Target(url, prepared=settings.prepared)
+        yield from postgres_doctor.findings(target, now, seconds=settings.database_seconds)
+    elif url != TEMPORARY:
+        from knownas.storage import sqlite_doctor  # noqa: PLC0415 - no server needs it
+
+        yield from sqlite_doctor.findings(_file(url), now)
+
+
+def ledger_path(settings: Settings) -> str:
+    """Return where the ledger of erasures is, "" where there is none. Raises as `open_storage`."""
+    url = settings.database
+    if settings.erasure_ledger or _is_postgres(url) or url == TEMPORARY:
+        return settings.erasure_ledger
+    return sqlite_erasures.ledger_beside(_file(url))
 
 
 def _is_postgres(url: str) -> bool:

@@ -8,7 +8,7 @@ Of the deliveries of one profile that wait, only the earliest has a time: the ot
 """
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from knownas.history import Change
 from knownas.model import AppId, ProfileId
@@ -17,6 +17,23 @@ State = Literal["pending", "dead"]
 
 UPSTREAM: Final = "upstream"
 """The id of the webhook that brings an app's changes to its upstream, and is in no list of them."""
+
+Target = Literal["webhook", "upstream"]
+TARGETS: Final[tuple[Target, ...]] = get_args(Target)
+
+Result = Literal["delivered", "failed", "dead"]
+"""How an attempt ended: `failed` is tried again, `dead` is given up."""
+RESULTS: Final[tuple[Result, ...]] = get_args(Result)
+
+
+class Attempt(NamedTuple):
+    """One attempt to deliver, as it is counted."""
+
+    target: Target
+    is_first: bool
+    result: Result
+    elapsed_ns: int
+
 
 DeliveryKey = tuple[ProfileId, int]
 """The profile and its revision: which change of a webhook's app a delivery is of."""

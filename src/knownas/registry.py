@@ -15,6 +15,7 @@ import msgspec
 
 from knownas import as_of, demo, merging, writes
 from knownas.as_of import Moment
+from knownas.condition import Condition
 from knownas.desk import Desk
 from knownas.editing import Check, Edit, Needs
 from knownas.eraser import Eraser
@@ -568,6 +569,10 @@ class Registry:
     async def ping(self) -> None:
         """Return if the storage answers. Raises ServiceUnavailable if not."""
         await self.storage.ping()
+
+    async def condition(self) -> Condition:
+        """Return how the database is. Raises ServiceUnavailable."""
+        return await self.storage.condition(now=self._clock())
 
     async def check(self) -> list[str]:
         """Return a line for each broken promise of the stored data; none when it is sound."""

@@ -43,6 +43,8 @@ EVERYWHERE: Final = (
     re.compile(r"FROM deliveries( d)?\s+WHERE \S+ = \S+ AND \S*webhook_id = "),  # a webhook's queue
     re.compile(r"^\s*UPDATE deliveries SET next_at = \$3 "),  # all of a webhook's
     re.compile(r"FROM shadow_differences\s+WHERE app_id = \$1 (?:ORDER BY|AND at <)"),  # the newest
+    re.compile(r"SELECT at FROM changes "),  # how far the feed, and who follows it, is behind
+    re.compile(r"FROM deliveries GROUP BY webhook_id, state\s*\Z"),  # all queues
     re.compile(r"^DELETE FROM deliveries WHERE "),  # a webhook's end, and what is long dead
 )
 """Statements that are meant for all rows of an app, or of all apps, wherever they are."""

@@ -94,6 +94,8 @@ NOT_OF_ONE_APP = {
     "prune": "history is kept as long in all",
     "ping": "it asks the database",
     "check": "it reads the database whole",
+    "waiting": "what waits is of no app",
+    "condition": "the database is that of all",
     "close": "it ends the database's use",
 }
 

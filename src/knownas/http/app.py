@@ -38,7 +38,7 @@ from knownas.http import (
 )
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
-from knownas.http.upkeep import keep_erasing, keep_up
+from knownas.http.upkeep import keep_erasing, keep_sampling, keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -305,11 +305,17 @@ def create_app(  # noqa: PLR0913 - what it is put together from
     metrics = Metrics(paths, shared, senders=tuple(SENDERS))
     registry.upstreams.shadow.on_compared = metrics.count_compared
     registry.upstreams.reading.on_asked = metrics.count_asked
+    registry.storage.work.tell = metrics.count_work
+    metrics.watch(waiting=registry.storage.waiting)
+    if dispatcher is not None:
+        dispatcher.tell_attempts_to(metrics.count_attempt)
     draining = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
-        beside = asyncio.gather(keep_up(registry, settings.history_days), keep_erasing(registry))
+        beside = asyncio.gather(
+            keep_up(registry, settings.history_days), keep_erasing(registry), keep_sampling(metrics)
+        )
         delivering = asyncio.create_task(dispatcher.run(draining)) if dispatcher else None
         yield
         draining.set()  # where no connection was ever open, nobody else has

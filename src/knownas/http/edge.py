@@ -46,6 +46,7 @@ class Edge:
         self.lane = None if settings.access_log else FastLane(state, HOT_ROUTE)
         self.finding_lane = None if settings.access_log else FastLane(state, FIND_ROUTE)
         self.connections: set[Protocol] = set()
+        self.metrics.watch(connections=self.connections.__len__)
         self.draining_since: float | None = None
         self._draining: asyncio.Event = state.draining
         self._told_with: set[Any] = set()

@@ -5,7 +5,7 @@ import hmac
 from starlette.requests import Request
 from starlette.responses import Response
 
-from knownas.errors import NotFound, Unauthorized
+from knownas.errors import NotFound, ServiceUnavailable, Unauthorized
 from knownas.http import openapi, wire
 
 _HTML_POLICY = "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -31,7 +31,13 @@ async def metrics(request: Request) -> Response:
     if not hmac.compare_digest(given or b"", b"Bearer " + token.encode()):
         request.app.state.guard.bad_key(request.client, given)
         raise Unauthorized("Invalid metrics token")
-    return Response(request.app.state.metrics.exposition(), media_type="text/plain; version=0.0.4")
+    registry = request.app.state.registry
+    try:
+        condition = await registry.condition()
+    except ServiceUnavailable:  # which is what the metrics are to tell
+        condition = None
+    text = request.app.state.metrics.exposition(condition, registry.now())
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 async def openapi_yaml(_request: Request) -> Response:

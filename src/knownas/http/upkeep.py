@@ -7,6 +7,7 @@ from typing import Final
 
 from knownas import logs
 from knownas.errors import ServiceUnavailable
+from knownas.metrics import SAMPLE_SECONDS, Metrics
 from knownas.registry import Registry
 
 PERIOD_SECONDS: Final = 600.0
@@ -43,6 +44,13 @@ async def prune(registry: Registry, history_days: int) -> int:
         total += pruned
         await asyncio.sleep(PAUSE_SECONDS)
     return total
+
+
+async def keep_sampling(metrics: Metrics) -> None:
+    """Measure this process again and again, for whichever is asked, until it is cancelled."""
+    while True:
+        metrics.sample()
+        await asyncio.sleep(SAMPLE_SECONDS)
 
 
 async def keep_erasing(registry: Registry) -> None:

@@ -5,9 +5,10 @@
 database never asks its own clock.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from knownas.condition import Condition, Operation, Work
 from knownas.deliveries import Webhooks
 from knownas.editing import Edit, Needs
 from knownas.erasures import Erasures
@@ -62,6 +63,9 @@ class Storage(Protocol):
 
     log_position: LogPosition | None
     """How far the log was after the last write here; None where no standby needs it."""
+
+    work: Work
+    """What it has done, for whoever counts it."""
 
     @property
     def erasures(self) -> Erasures:
@@ -384,6 +388,14 @@ class Storage(Protocol):
 
     async def ping(self) -> None:
         """Return if the database answers a read. Raises ServiceUnavailable if not."""
+        ...
+
+    def waiting(self) -> Mapping[Operation, int]:
+        """Return how many wait, or are under way, by operation: here, in this process."""
+        ...
+
+    async def condition(self, *, now: int) -> Condition:
+        """Return how the database is, by few and quick statements."""
         ...
 
     async def check(self) -> list[str]:

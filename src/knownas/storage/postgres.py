@@ -6,9 +6,11 @@ share the next one (`postgres_gather.py`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
+from knownas.condition import Condition, Operation, Work
 from knownas.editing import Edit, Needs
 from knownas.erasing import Subjects
 from knownas.errors import KnownasError, ServiceUnavailable
@@ -29,6 +31,7 @@ from knownas.storage import postgres_apps as apps
 from knownas.storage import (
     postgres_bulk,
     postgres_check,
+    postgres_condition,
     postgres_edit,
     postgres_inbound,
     postgres_lookups,
@@ -109,11 +112,19 @@ class PostgresStorage:
         self.erasures = PostgresErasures(self._do)
         self.migrated = postgres_schema.migrate_to_newest(self._target, seconds=seconds)
         """The names of the schema steps that this opening applied."""
-        self._readers = Links(self._target, READERS)
-        self._lookers = Links(self._target, LOOKERS)
-        self._writers = Links(self._target, WRITERS)
-        self._followers = Links(self._target, FOLLOWERS)
-        self._webhook_writers = Links(self._target, WEBHOOK_WRITERS)
+        self.work = Work()
+        self._readers = Links(self._target, READERS, "read", self.work)
+        self._lookers = Links(self._target, LOOKERS, "lookup", self.work)
+        self._writers = Links(self._target, WRITERS, "write", self.work)
+        self._followers = Links(self._target, FOLLOWERS, "page", self.work)
+        self._webhook_writers = Links(self._target, WEBHOOK_WRITERS, "webhook", self.work)
+        self._links = [
+            self._readers,
+            self._lookers,
+            self._writers,
+            self._followers,
+            self._webhook_writers,
+        ]
         self._identifiers: Gathering[reads.Question, Identifiers] = Gathering(
             self._readers, reads.identifiers, seconds
         )
@@ -398,6 +409,15 @@ class PostgresStorage:
         """See `Storage.ping`."""
         await self._pings.put(None)
 
+    def waiting(self) -> Mapping[Operation, int]:
+        """See `Storage.waiting`."""
+        held = {links.operation: links.waiting for links in self._links}
+        return {**held, "aside": len(self._jobs)}
+
+    async def condition(self, *, now: int) -> Condition:
+        """See `Storage.condition`."""
+        return await self._read(lambda link: postgres_condition.condition(link, now))
+
     async def check(self) -> list[str]:
         """See `Storage.check`."""
         return await self._do(postgres_check.problems, long=True)
@@ -405,11 +425,8 @@ class PostgresStorage:
     async def close(self) -> None:
         """See `Storage.close`."""
         self._closed = True
-        await self._readers.close()
-        await self._lookers.close()
-        await self._writers.close()
-        await self._followers.close()
-        await self._webhook_writers.close()
+        for links in self._links:
+            await links.close()
         if self._jobs:
             await asyncio.wait(self._jobs)
 
@@ -435,6 +452,7 @@ class PostgresStorage:
         link = Link(self._target)
         link.deadline = loop.time() + self._seconds
         end = loop.call_at(link.deadline, link.cut)
+        began = time.perf_counter_ns()
         try:
             async with asyncio.timeout_at(link.deadline):
                 await self._aside.acquire()
@@ -454,6 +472,7 @@ class PostgresStorage:
                 raise
             raise told from error
         finally:
+            self.work.tell("aside", 1, time.perf_counter_ns() - began)
             end.cancel()
             await link.close()
 

@@ -9,10 +9,12 @@ with its connection. Either way it fails as something that may be repeated.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from knownas.condition import Operation, Work
 from knownas.errors import ServiceUnavailable
 from knownas.storage.postgres_errors import passes, translated
 from knownas.storage.postgres_link import Link, Target
@@ -77,6 +79,11 @@ class Gathering(Generic[Q, A]):
         if self._queue and self._expiry is None:
             self._await_expiry()
 
+    @property
+    def waiting(self) -> int:
+        """How many questions were not sent yet."""
+        return len(self._queue)
+
     def is_waiting(self) -> bool:
         """Tell whether there are questions that were not sent yet."""
         return bool(self._queue)
@@ -87,6 +94,7 @@ class Gathering(Generic[Q, A]):
         batch = [self._queue.popleft() for _ in range(min(self._at_once, len(self._queue)))]
         link.deadline = batch[0][0]
         end = loop.call_at(link.deadline, link.cut)
+        began = time.perf_counter_ns()
         try:
             answers = await self._answers(link, [question for _, question, _ in batch])
         except asyncio.CancelledError:
@@ -95,6 +103,7 @@ class Gathering(Generic[Q, A]):
             raise
         finally:
             end.cancel()
+        self._links.told(len(batch), time.perf_counter_ns() - began)
         _settle(batch, answers)
 
     async def _answers(self, link: Link, questions: list[Q]) -> Sequence[A | BaseException]:
@@ -155,14 +164,28 @@ def _settle(
 class Links:
     """A few connections, which serve several gatherings in turn."""
 
-    def __init__(self, target: Target, count: int) -> None:
-        """Hold at most so many connections, made when they are needed."""
+    def __init__(self, target: Target, count: int, operation: Operation, work: Work) -> None:
+        """Hold at most so many connections, made when they are needed.
+
+        What they do is told as `operation` of the `work`.
+        """
+        self.operation = operation
+        self._work = work
         self.gatherings: list[Gathering[Any, Any]] = []
         self.closed = False
         self._links = [Link(target) for _ in range(count)]
         self._idle = list(self._links)
         self._waiting: deque[Gathering[Any, Any]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many questions of all gatherings were not sent yet."""
+        return sum(gathering.waiting for gathering in self.gatherings)
+
+    def told(self, size: int, elapsed_ns: int) -> None:
+        """Tell what was asked at once."""
+        self._work.tell(self.operation, size, elapsed_ns)
 
     def serve(self, gathering: Gathering[Any, Any]) -> None:
         """Ask what has gathered, as soon as a link is free and those before it had theirs."""

@@ -11,6 +11,7 @@ is in every later timeline, too; a standby of an earlier one may follow a primar
 import asyncio
 from typing import Any, Final
 
+from knownas.condition import Condition, Replica
 from knownas.erasing import Subjects
 from knownas.errors import KnownasError, ProfileConflict, ProfileNotFound
 from knownas.model import AppId, Identifiers, LogPosition, Profile, ProfileRef
@@ -45,6 +46,13 @@ SELECT timeline_id, (pg_last_wal_replay_lsn() - '0/0')::bigint
 FROM pg_control_checkpoint() WHERE pg_is_in_recovery()
 """
 
+# What is not on the primary's disk yet cannot be expected of a standby.
+_FLUSHED_UP_TO: Final = "SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint"
+_LAST_REPLAYED: Final = """
+SELECT pg_is_in_recovery(), (pg_last_wal_replay_lsn() - '0/0')::bigint,
+  (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000)::bigint
+"""
+
 Question = tuple[AppId, ProfileRef, LogPosition | None]
 
 
@@ -70,9 +78,13 @@ class ReplicatedStorage(PostgresStorage):
         super().__init__(url, subjects=subjects, prepared=prepared, seconds=seconds)
         self._stale_reads = stale_reads
         target = Target(standby, prepared=prepared, role="standby")
-        self._standby = Links(target, READERS)
+        self._standby = Links(target, READERS, "standby", self.work)
+        self._links.append(self._standby)
         self._asked: Gathering[Question, Identifiers | None] = Gathering(
             self._standby, _identifiers, min(ANSWER_SECONDS, seconds)
+        )
+        self._looks: Gathering[tuple[int, int], Replica] = Gathering(
+            self._standby, _looks, min(ANSWER_SECONDS, seconds)
         )
         self._rests_until = 0.0
 
@@ -90,10 +102,15 @@ class ReplicatedStorage(PostgresStorage):
 
     identifiers_in_turn = identifiers
 
-    async def close(self) -> None:
-        """See `Storage.close`."""
-        await self._standby.close()
-        await super().close()
+    async def condition(self, *, now: int) -> Condition:
+        """See `Storage.condition`."""
+        found = await super().condition(now=now)
+        [(place,)] = await self._read(lambda link: link.fetch(_FLUSHED_UP_TO))
+        try:
+            replica = await self._looks.put((now, place))
+        except Exception:  # noqa: BLE001 - whatever is wrong with the standby, it does not answer
+            replica = Replica(is_up=False)
+        return found._replace(replica=replica)
 
     async def _write(self, link: Link, group: list[Write]) -> list[Profile | BaseException]:
         answers = await super()._write(link, group)
@@ -134,6 +151,17 @@ class ReplicatedStorage(PostgresStorage):
                 break
             await asyncio.sleep(POLL_SECONDS)
         return await super().identifiers(app, ref)
+
+
+async def _looks(link: Link, asked: list[tuple[int, int]]) -> list[Replica]:
+    """Return how far the standby is behind the place where the primary was, at a time."""
+    [(is_standby, replayed, replayed_at)] = await link.fetch(_LAST_REPLAYED)
+    answers = []
+    for now, place in asked:
+        behind = max(0, place - (replayed or 0))
+        age = max(0, now - (replayed_at or now)) if behind else 0
+        answers.append(Replica(is_up=is_standby, lag_bytes=behind, lag=age))
+    return answers
 
 
 async def _identifiers(

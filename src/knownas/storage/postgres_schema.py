@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 import asyncpg
 
@@ -12,6 +12,8 @@ from knownas.storage import StorageError, migrate, postgres_feed
 from knownas.storage.migrate import Migration
 from knownas.storage.postgres_errors import reason
 from knownas.storage.postgres_link import Link, Target
+
+T = TypeVar("T")
 
 _LOCK: Final = "SELECT pg_advisory_xact_lock(7812730953163661683)"
 """Held by whoever migrates, until the end of the transaction; the number is "knownas"."""
@@ -35,7 +37,7 @@ def migrate_to_newest(target: Target, *, seconds: float) -> list[str]:
     The feed of a database that was restored from a dump becomes one of its own.
     Connects within `seconds`. Raises StorageError as `pending`.
     """
-    return [step.full_name for step in _run(target, seconds, _migrate)]
+    return [step.full_name for step in apart(target, seconds, _migrate)]
 
 
 def pending(target: Target, *, seconds: float) -> list[str]:
@@ -44,19 +46,17 @@ def pending(target: Target, *, seconds: float) -> list[str]:
     Raises StorageError when the database cannot be used, or does not go together with this
     program.
     """
-    return [step.full_name for step in _run(target, seconds, _pending)]
+    return [step.full_name for step in apart(target, seconds, _pending)]
 
 
-def _run(
-    target: Target, seconds: float, use: Callable[[Link], Awaitable[list[Migration]]]
-) -> list[Migration]:
+def apart(target: Target, seconds: float, use: Callable[[Link], Awaitable[T]]) -> T:
     """Use a connection of its own, in an event loop and a thread of its own.
 
     Whoever opens a storage waits for it, as for a file that is opened, and may already be in
-    an event loop.
+    an event loop. Connects within `seconds`. Raises StorageError when the database cannot be used.
     """
 
-    async def main() -> list[Migration]:
+    async def main() -> T:
         link = Link(target)
         link.deadline = asyncio.get_running_loop().time() + seconds
         try:

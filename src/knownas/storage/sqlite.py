@@ -9,12 +9,14 @@ every commit: without it a power cut takes acknowledged writes with it.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import apsw
 import msgspec
 
+from knownas.condition import Condition, Operation, Work
 from knownas.editing import Edit, Needs
 from knownas.erasing import Subjects
 from knownas.errors import KnownasError
@@ -36,6 +38,7 @@ from knownas.storage import (
     sqlite_apps,
     sqlite_changes,
     sqlite_check,
+    sqlite_condition,
     sqlite_file,
     sqlite_inbound,
     sqlite_operators,
@@ -103,20 +106,22 @@ class SqliteStorage:
         self._path = path if path is not None else f"{self._folder}/knownas.db"
         self.migrated: list[str] = []
         """The names of the schema steps that this opening applied."""
+        self.work = Work()
+        self._aside = 0
         try:
             sqlite_file.make_private(self._path, create=create)
             writer, reserve = self._open()
             self._reader = self._connect()
-            checkpoints = Checkpoints(self._connect())
+            checkpoints = Checkpoints(self._connect(), self.work)
         except (apsw.Error, OSError) as error:
             self._remove_folder()
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise StorageError(f"{self._path}: {reason}.") from error
-        self._beside = ReaderBeside(self._connect)
+        self._beside = ReaderBeside(self._connect, self.work)
         self._hot = self._reader.cursor()
         self._reads_left = 0
         self._turn_ends: asyncio.Handle | None = None
-        self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
+        self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve, self.work)
         self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self.inbound = sqlite_inbound.SqliteInbound(self._writer, self._beside)
         self.shadows = SqliteShadows(self._writer, self._beside)
@@ -453,6 +458,18 @@ class SqliteStorage:
         with translating():
             self._reader.execute("SELECT 1 FROM schema_version").fetchall()
 
+    def waiting(self) -> Mapping[Operation, int]:
+        """See `Storage.waiting`."""
+        return {
+            "write": self._writer.waiting,
+            "lookup": self._beside.waiting,
+            "aside": self._aside,
+        }
+
+    async def condition(self, *, now: int) -> Condition:
+        """See `Storage.condition`."""
+        return await self._beside.read(lambda read: sqlite_condition.condition(read, now))
+
     async def check(self) -> list[str]:
         """See `Storage.check`."""
         return await self._read_aside(sqlite_check.problems)
@@ -496,8 +513,14 @@ class SqliteStorage:
             finally:
                 connection.close()
 
-        with translating():
-            return await asyncio.to_thread(run)
+        began = time.perf_counter_ns()
+        self._aside += 1
+        try:
+            with translating():
+                return await asyncio.to_thread(run)
+        finally:
+            self._aside -= 1
+            self.work.tell("aside", 1, time.perf_counter_ns() - began)
 
     def _remove_folder(self) -> None:
         if self._folder is not None:

@@ -5,12 +5,14 @@ thread and a connection made for each such read would cost more than the read it
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import apsw
 
+from knownas.condition import Work
 from knownas.errors import ServiceUnavailable
 from knownas.storage.sqlite_errors import translated
 
@@ -23,13 +25,19 @@ MAX_WAITING: Final = 1_000
 class ReaderBeside:
     """Runs reads, one after another."""
 
-    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+    def __init__(self, connect: Callable[[], apsw.Connection], work: Work) -> None:
         """Read over a connection that `connect` makes when there is something to read."""
+        self._work = work
         self._connect = connect
         self._connection: apsw.Connection | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="knownas-reader")
         self._waiting = 0
         self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many reads wait, or are under way."""
+        return self._waiting
 
     async def read(self, read: Callable[[apsw.Connection], T]) -> T:
         """Run `read` in a transaction of its own: it sees one snapshot.
@@ -52,9 +60,11 @@ class ReaderBeside:
     def _run(self, read: Callable[[apsw.Connection], T]) -> T:
         if self._connection is None:
             self._connection = self._connect()
+        began = time.perf_counter_ns()
         with self._connection:
             found = read(self._connection)
-        return found  # noqa: RET504 - mypy takes the connection for one that may swallow an error
+        self._work.tell("lookup", 1, time.perf_counter_ns() - began)
+        return found
 
     def close(self) -> None:
         """Finish the reads that were begun, then close the connection."""

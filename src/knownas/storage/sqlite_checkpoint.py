@@ -17,6 +17,8 @@ from typing import Final
 
 import apsw
 
+from knownas.condition import Work
+
 PASS_PAGES: Final = 4_000
 """So many pages more in the log are worth a pass of the thread: 8 MiB."""
 
@@ -32,8 +34,9 @@ _POLL_SECONDS: Final = 0.0003
 class Checkpoints:
     """Brings the log of one database into it, again and again."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
+    def __init__(self, connection: apsw.Connection, work: Work) -> None:
         """Take over a connection that no one else uses; it is closed by `close`."""
+        self._work = work
         self._connection = connection
         self._connection.set_busy_handler(self._wait_for_others)
         self._using = threading.Lock()
@@ -94,10 +97,12 @@ class Checkpoints:
 
     def _checkpoint(self, mode: int) -> None:
         self._waits_until = time.monotonic() + PATIENCE_SECONDS
+        began = time.perf_counter_ns()
         # What fails here is done by the next one. A disk that is full or broken fails the
         # commits too, and theirs is the error to tell.
         with contextlib.suppress(apsw.Error):
             self._connection.wal_checkpoint(mode=mode)
+        self._work.tell("checkpoint", 1, time.perf_counter_ns() - began)
 
     def _wait_for_others(self, _attempts: int) -> bool:
         time.sleep(_POLL_SECONDS)

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import apsw
 
+from knownas.condition import Work
 from knownas.errors import ServiceUnavailable
 from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_errors import translated
@@ -53,6 +55,7 @@ class GroupCommit:
         before_acknowledging: Callable[[], None],
         checkpoints: Checkpoints,
         reserve: Reserve,
+        work: Work,
     ) -> None:
         """Take over a connection, its checkpoints and a reserve; `close` closes them.
 
@@ -61,6 +64,7 @@ class GroupCommit:
         connection.set_wal_hook(checkpoints.committed)
         self._checkpoints = checkpoints
         self._reserve = reserve
+        self._work = work
         self._before_acknowledging = before_acknowledging
         self._connection = connection
         self._this_turn: list[_Write] = []
@@ -112,6 +116,11 @@ class GroupCommit:
         self._waiting += 1
         return write.future
 
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for their commit."""
+        return self._waiting
+
     def hand_over(self) -> None:
         """Give the writes of this turn to the thread."""
         if self._this_turn:
@@ -143,7 +152,10 @@ class GroupCommit:
             if alone:
                 group = [write for write in group if not write.alone]
             if group:
-                self._answer(zip(group, self._commit(group), strict=True))
+                began = time.perf_counter_ns()
+                outcomes = self._commit(group)
+                self._work.tell("write", len(group), time.perf_counter_ns() - began)
+                self._answer(zip(group, outcomes, strict=True))
             self._checkpoints.between_groups()
             for write in alone:
                 self._answer([(write, self._do_alone(write))])

@@ -17,6 +17,7 @@ from knownas.errors import ServiceUnavailable
 from knownas.storage import Storage
 from knownas.webhooks.posting import OpenCourier
 from knownas.webhooks.rounds import Course, Key, Means, Pace, Round
+from knownas.webhooks.sending import OnAttempt
 
 SENDS_AT_ONCE: Final = 64
 """Deliveries of all webhooks that are under way in one process at once, at most."""
@@ -49,6 +50,10 @@ class Dispatcher:
         self._lease = secrets.token_hex(8)
         self._serving: dict[Key, asyncio.Task[None]] = {}
         self._courses: dict[Key, Course] = {}
+
+    def tell_attempts_to(self, on_attempt: OnAttempt) -> None:
+        """Have each attempt told; before `run`."""
+        self._means = self._means._replace(on_attempt=on_attempt)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Deliver until `stopping` is set; what is under way then is finished, and written down."""

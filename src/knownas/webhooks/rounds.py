@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from knownas.deliveries import Delivery, Leased, Report, Waiting
+from knownas.deliveries import UPSTREAM, Attempt, Delivery, Leased, Report, Waiting
 from knownas.model import AppId
 from knownas.storage import Storage
 from knownas.webhooks import schedule
 from knownas.webhooks.posting import OpenCourier
-from knownas.webhooks.sending import RetryAt, Sending
+from knownas.webhooks.sending import OnAttempt, RetryAt, Sending
 
 FEWEST: Final = 16
 MOST: Final = 500
@@ -26,6 +26,11 @@ PROFILES_DUE: Final = 100
 
 _ALWAYS: Final = 2**62
 _random: Final = secrets.SystemRandom().random
+
+
+def tell_nobody(_attempt: Attempt) -> None:
+    """Be told of an attempt in the place of nobody."""
+
 
 Key = tuple[AppId, str]
 """A webhook's app and id."""
@@ -64,6 +69,7 @@ class Means(NamedTuple):
     slots: asyncio.Semaphore
     """One for each delivery that may be under way."""
     stopping: asyncio.Event
+    on_attempt: OnAttempt = tell_nobody
 
 
 class Course:
@@ -164,6 +170,8 @@ class Round:
             may_begin=lambda: time.monotonic() < until and not stopping.is_set(),
             clock=self._means.clock,
             retry_at=self._means.pace.retry_at,
+            target="upstream" if self._key[1] == UPSTREAM else "webhook",
+            on_attempt=self._means.on_attempt,
         )
         await sending.run(waiting)
         return sending

@@ -1,10 +1,11 @@
 """Sends deliveries of one webhook: profiles side by side, those of one profile in their order."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from knownas.deliveries import Delivery, DeliveryKey, Failure, Waiting
+from knownas.deliveries import Attempt, Delivery, DeliveryKey, Failure, Result, Target, Waiting
 from knownas.history import Change
 from knownas.webhooks.outbound import Outcome
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 16
 """Deliveries of one webhook that are under way at once, at most."""
 
+OnAttempt = Callable[[Attempt], None]
+
 RetryAt = Callable[[int, int, int | None], int | None]
 """When to try again after an attempt, at a time, for a receiver that asked for so many seconds."""
 
@@ -21,7 +24,7 @@ RetryAt = Callable[[int, int, int | None], int | None]
 class Sending:
     """Some deliveries, and what came of them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with, and whom it tells
         self,
         send: Callable[[Change], Awaitable[Outcome]],
         *,
@@ -29,13 +32,20 @@ class Sending:
         may_begin: Callable[[], bool],
         clock: Callable[[], int],
         retry_at: RetryAt,
+        target: Target,
+        on_attempt: OnAttempt,
     ) -> None:
-        """Have each sent by `send` when there is a slot, as long as another one `may_begin`."""
+        """Have each sent by `send` when there is a slot, as long as another one `may_begin`.
+
+        `on_attempt` is told how each ended.
+        """
         self._send = send
         self._slots = slots
         self._may_begin = may_begin
         self._clock = clock
         self._retry_at = retry_at
+        self._target = target
+        self._on_attempt = on_attempt
         self.delivered = 0
         self.settled: list[DeliveryKey] = []
         """Taken, or without a change any more."""
@@ -76,14 +86,20 @@ class Sending:
                 if self.gone is not None or not self._may_begin():
                     self.untried += [one.delivery for one in queue[position:]]
                     return
+                began = time.perf_counter_ns()
                 outcome = await self._send(change)
+                elapsed = time.perf_counter_ns() - began
+            is_first = delivery.attempts == 0
             if outcome.result == "delivered":
+                self._on_attempt(Attempt(self._target, is_first, "delivered", elapsed))
                 self.delivered += 1
                 self.settled.append(delivery.key)
                 continue
             if outcome.result == "gone":
                 self.gone = outcome.reason
             failed = self._after(delivery, outcome)
+            result: Result = "dead" if failed.state == "dead" else "failed"
+            self._on_attempt(Attempt(self._target, is_first, result, elapsed))
             self.failed.append(failed)
             if failed.state == "pending":
                 self.untried += [one.delivery for one in queue[position + 1 :]]
