@@ -146,13 +146,13 @@ def test_live_page_is_drawn_over_itself(server: Server) -> None:
     os.close(terminal)
     assert process.wait(SECONDS) == 0
     assert shown.startswith(OPENS)
-    assert CLOSES in shown
+    assert shown.endswith(CLOSES)
     assert b"\x1b[2J" not in shown
-    pages = shown.split(HOME)[2:]
-    assert len(pages) >= 3
+    pages = shown.split(HOME)[2:-1]  # the last one may be a part of a page
+    assert len(pages) >= 2
     for page in pages:
         plain = re.sub(r"\x1b\[[?0-9]*[A-Za-z]", "", page.decode())
-        assert all(len(line) <= 60 for line in plain.split("\r\n"))
+        assert [line for line in plain.split("\r\n") if len(line) > 60] == []
         assert plain.count("\r\n") < 30
 
 
