@@ -29,6 +29,7 @@ from knownas.history import Source as By
 from knownas.model import KINDS, App, Profile, ProfileId
 from knownas.storage import Storage
 from knownas.transfer.formats import Source
+from knownas.transfer.merging import Merged, Terms, merge
 from knownas.transfer.reports import (
     BAD,
     CONFLICT,
@@ -230,19 +231,21 @@ class _Import:
             for kind in exclusive
             if (value := one.identifiers[kind]) is not None
         ]
-        needs = Needs(refs=refs, values=values, answer=self._key)
+        dated = any(isinstance(one, Row) and one.times is not None for one in records)
+        needs = Needs(refs=refs, values=values, answer=self._key, ages=dated)
         now = self._clock()
+        terms = Terms(self._app.policies, exclusive, now)
 
         def work(edit: Edit) -> _Outcome:
             if self._options.dry_run:
-                raise _DryRun(self._merge(edit, before, batch, now))
+                raise _DryRun(self._merge(edit, before, batch, terms))
             done = _tally(edit.answer(self._key), now)
             if (more := done.rows - before.rows) > 0:
                 # The commit of which nothing was heard was made, be it that a row stopped it.
                 return _Outcome(done, [], records[more].line if more < len(records) else None)
             if more < 0:
                 raise ValidationError("Another import of the same file has begun meanwhile.")
-            outcome = self._merge(edit, before, batch, now)
+            outcome = self._merge(edit, before, batch, terms)
             state = msgspec.json.encode(outcome.resume or outcome.tally).decode()
             edit.keep_answer(self._key, Answer(_FINGERPRINT, state, now + KEPT_MS))
             return outcome
@@ -257,7 +260,7 @@ class _Import:
         return await self._storage.edit(self._app.id, work, now=now, by=_BY, needs=needs)
 
     def _merge(
-        self, edit: Edit, before: Tally, batch: Sequence[tuple[Record, ProfileId]], now: int
+        self, edit: Edit, before: Tally, batch: Sequence[tuple[Record, ProfileId]], terms: Terms
     ) -> _Outcome:
         """Merge rows into profiles; one that cannot be is left out."""
         outcome = _Outcome(msgspec.structs.replace(before), [])
@@ -269,7 +272,11 @@ class _Import:
                 problem = Problem(record.line, BAD, record.problems)
             else:
                 try:
-                    self._merge_row(edit, record, new_id, now, outcome)
+                    merged = merge(edit, record, new_id, terms)
+                    if merged.conflicts:
+                        problem = Problem(record.line, CONFLICT, tuple(merged.conflicts))
+                    else:
+                        self._count(record, merged, outcome)
                 except (ProfileConflict, IdentifierTaken) as error:
                     problem = Problem(record.line, CONFLICT, error.fields)
                 except ProfileNotFound:
@@ -287,22 +294,13 @@ class _Import:
                 break
         return outcome
 
-    def _merge_row(
-        self, edit: Edit, row: Row, new_id: ProfileId, now: int, outcome: _Outcome
-    ) -> None:
-        of_customer, of_id = edit.find(row.ref)
-        before = of_customer or of_id
-        bound = row.ref.settle_or_new(of_customer, of_id, new_id, now)
-        after = row.applied(bound, is_new=before is None)
-        if before is not None and after == before:
-            outcome.tally.same += 1
-            return
-        policies = self._app.policies
-        if policies:
-            writes.make_way(edit, bound, row.values(), policies)
-        edit.put(before, after, exclusive=writes.exclusive_kinds(policies) if policies else ())
+    def _count(self, row: Row, merged: Merged, outcome: _Outcome) -> None:
+        before, after = merged.before, merged.after
         if before is None:
             outcome.tally.new += 1
+        elif after == before:
+            outcome.tally.same += 1
+            return
         else:
             outcome.tally.changed += 1
         if self._options.dry_run:

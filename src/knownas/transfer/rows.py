@@ -36,6 +36,12 @@ OWN_COLUMNS: Final = (
 )
 """What files of our own have: all of a profile but what its database counts for itself."""
 
+TIME_COLUMN: Final = "identifiers_at"
+"""The column that says of which time a row's identifiers are."""
+
+COLUMNS: Final = (*OWN_COLUMNS, TIME_COLUMN)
+"""What can be read."""
+
 _MAX_TIME: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]")
@@ -54,6 +60,8 @@ class Row(NamedTuple):
     """None where the row does not give one."""
     attributes: Mapping[str, str | float | None] | None = None
     created_at: int | None = None
+    times: tuple[int, ...] | None = None
+    """Since when each identifier is so, in milliseconds since 1970; None where that is now."""
 
     def applied(self, profile: Profile, *, is_new: bool) -> Profile:
         """Return a profile with this set; a new one is no younger than the row says.
@@ -102,7 +110,7 @@ class IgnoredNames:
         self.named: list[Ignored] = []
         self._seen: set[str] = set()
 
-    def add(self, names: Iterable[str], known: Sequence[str] = OWN_COLUMNS) -> None:
+    def add(self, names: Iterable[str], known: Sequence[str] = COLUMNS) -> None:
         """Note names that are not `known`; of very many the first ones only."""
         for name in names:
             if name not in self._seen and len(self._seen) < _MAX_NAMED:
@@ -131,6 +139,8 @@ class RowMaker:
         self._customer = at.get("customer_user_id")
         self._attributes = at.get("custom_attributes")
         self._created_at = at.get("created_at")
+        self._times = at.get(TIME_COLUMN)
+        self._has_more = bool({"custom_attributes", "created_at", TIME_COLUMN} & at.keys())
         self._kinds = [
             (position, KIND_NUMBER[name], name)
             for name, position in at.items()
@@ -144,7 +154,7 @@ class RowMaker:
         for position, kind, name in self._kinds:
             if (value := values[position]) not in _ABSENT:
                 identifiers[kind] = _identifier(value, name, problems)
-        customer = profile_id = attributes = created_at = None
+        customer = profile_id = None
         if self._customer is not None and (value := values[self._customer]) not in _ABSENT:
             customer = customer_of(value, problems)
         if self._profile_id is not None and (value := values[self._profile_id]) not in _ABSENT:
@@ -152,17 +162,25 @@ class RowMaker:
                 profile_id = clean_profile_id(text_of(value, "profile_id"), source="profile_id")
             except ValidationError as error:
                 problems += error.fields
-        if self._attributes is not None and (value := values[self._attributes]) not in _ABSENT:
-            with noting(problems):
-                attributes = _attributes(value)
-        if self._created_at is not None and (value := values[self._created_at]) not in _ABSENT:
-            created_at = _time(value, problems)
+        more = self._more(values, problems) if self._has_more else ()
         if problems:
             return Bad(line, tuple(problems))
         if customer is None and profile_id is None:
             return nobody(line)
         ref = ProfileRef(customer, profile_id)
-        return Row(line, ref, tuple(identifiers), attributes, created_at)
+        return Row(line, ref, tuple(identifiers), *more)
+
+    def _more(self, values: Sequence[Any], problems: list[FieldError]) -> tuple[Any, ...]:
+        """Return attributes, beginning, and the time of the identifiers, where they are given."""
+        attributes = created_at = times = None
+        if self._attributes is not None and (value := values[self._attributes]) not in _ABSENT:
+            with noting(problems):
+                attributes = _attributes(value)
+        if self._created_at is not None and (value := values[self._created_at]) not in _ABSENT:
+            created_at = _time(value, "created_at", problems)
+        if self._times is not None and (value := values[self._times]) not in _ABSENT:
+            times = (_time(value, TIME_COLUMN, problems) or 0,) * len(NO_IDENTIFIERS)
+        return attributes, created_at, times
 
 
 def nobody(line: int) -> Bad:
@@ -225,10 +243,10 @@ def _attributes(value: object) -> dict[str, str | float | None]:
     return clean_attributes(value)
 
 
-def _time(value: object, problems: list[FieldError]) -> int | None:
+def _time(value: object, source: str, problems: list[FieldError]) -> int | None:
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TIME:
         return value
-    problems.append(FieldError("created_at", "Must be milliseconds since 1970."))
+    problems.append(FieldError(source, "Must be milliseconds since 1970."))
     return None
