@@ -318,10 +318,10 @@ class SqliteStorage:
         needs: Needs | None = None,
     ) -> T:
         """See `Storage.edit`."""
-        refs = needs.refs if needs is not None else ()
+        known = needs or Needs()
 
         def in_transaction(write: apsw.Connection) -> T:
-            edit = SqliteEdit(write, app, self._subjects, now, by, refs)
+            edit = SqliteEdit(write, app, self._subjects, now, by, known)
             made = work(edit)
             edit.finish()
             return made
@@ -330,7 +330,7 @@ class SqliteStorage:
             with sqlite_profiles.large_cache(write):
                 return in_transaction(write)
 
-        return await self._writer.run(with_memory if len(refs) > FEW_REFS else in_transaction)
+        return await self._writer.run(with_memory if len(known.refs) > FEW_REFS else in_transaction)
 
     # --- history, feed and counts ---------------------------------------------------------------
 

@@ -9,6 +9,10 @@ from knownas.history import differing
 from knownas.model import NO_IDENTIFIERS, AppId, Profile
 from knownas.storage import rows
 
+_INSERT_IDENTIFIERS: Final = """
+INSERT INTO identifiers (app_id, kind, value, profile)
+SELECT ?1, ?2, key, value FROM json_each(?3)
+"""
 _INSERT_IDENTIFIER: Final = """
 INSERT INTO identifiers (app_id, kind, value, profile) VALUES (?, ?, ?, ?)
 """
@@ -93,11 +97,13 @@ def _index_lone(
     got, lost = [move for move in lone if move[3]], [move for move in lone if not move[3]]
     beside = _found(connection, _HELD, app, kind, got)
     beside |= _found(connection, _SHARED, app, kind, lost)
-    for statement, done in ((_DELETE_IDENTIFIER, lost), (_INSERT_IDENTIFIER, got)):
-        connection.executemany(
-            statement,
-            [(app, kind, value, number) for value, _, number, _ in done if value not in beside],
-        )
+    connection.executemany(
+        _DELETE_IDENTIFIER,
+        [(app, kind, value, number) for value, _, number, _ in lost if value not in beside],
+    )
+    brought = {value: number for value, _, number, _ in got if value not in beside}
+    if brought:
+        connection.execute(_INSERT_IDENTIFIERS, (app, kind, rows.as_json(brought)))
     if lone is moves and not beside:
         return []
     return [move for move in moves if move[0] in beside or counts[move[0]] > 1]

@@ -350,24 +350,19 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
     undoes: TakenBack | None = None,
 ) -> None:
     """Write what differs between `before` and `after`, in all tables, and note it."""
-    number = write(connection, app, number, before, after)
+    number = _write(connection, app, number, before, after)
     shared = index(connection, app, add_moves({}, 0, number, before, after))
     note(connection, app, [Entry(before, after, after.updated_at, shared.get(0, ()), undoes)], by)
 
 
-def write(  # noqa: PLR0913 - both states, and what else there is
+def _write(
     connection: apsw.Connection,
     app: AppId,
     number: int | None,
     before: Profile | None,
     after: Profile,
-    *,
-    has_merged: bool = True,
 ) -> int:
-    """Write a profile's own row and its customer's, and return the row's number.
-
-    Without `has_merged` the app has no aliases, of which one could end.
-    """
+    """Write a profile's own row and its customer's, and return the row's number."""
     row = _to_row(app, after)
     if number is None:
         connection.execute(_INSERT_PROFILE, row)
@@ -380,7 +375,7 @@ def write(  # noqa: PLR0913 - both states, and what else there is
             connection.execute(_DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
-    if has_merged and (before is None or customer_before != after.customer_user_id):
+    if before is None or customer_before != after.customer_user_id:
         sqlite_aliases.end(connection, app, _names(after))
     return number
 

@@ -51,8 +51,8 @@ def _record(lines: Lines, given: dict[str, Any], maker: RowMaker, ignored: Ignor
             ignored.add(
                 (name for name in identifiers if name not in KIND_NUMBER), tuple(KIND_NUMBER)
             )
-        values = {**given, **identifiers, **{name: given.get(name) for name in _APART}}
-    return maker.row(lines.number, [values.get(name) for name in COLUMNS])
+        values = {**given, **identifiers, **{name: given.get(name, "") for name in _APART}}
+    return maker.row(lines.number, [values.get(name, "") for name in COLUMNS])
 
 
 _APART: Final = tuple(name for name in COLUMNS if name not in KIND_NUMBER)

@@ -5,6 +5,7 @@ not give stays as it is; a file clears nothing.
 """
 
 import difflib
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -42,6 +43,7 @@ TIME_COLUMN: Final = "identifiers_at"
 COLUMNS: Final = (*OWN_COLUMNS, TIME_COLUMN)
 """What can be read."""
 
+_TEXTS: Final = ("profile_id", "customer_user_id", *KIND_NUMBER)
 _MAX_TIME: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]")
@@ -137,6 +139,8 @@ class RowMaker:
         at = {name: position for position, name in enumerate(columns)}
         self._profile_id = at.get("profile_id")
         self._customer = at.get("customer_user_id")
+        texts = [at[name] for name in _TEXTS if name in at]
+        self._texts = operator.itemgetter(*texts) if len(texts) > 1 else None
         self._attributes = at.get("custom_attributes")
         self._created_at = at.get("created_at")
         self._times = at.get(TIME_COLUMN)
@@ -150,13 +154,15 @@ class RowMaker:
     def row(self, line: int, values: Sequence[Any]) -> Record:
         """Return what the values of one row say; None and an empty text are not given."""
         problems: list[FieldError] = []
-        identifiers: list[str | None] = list(NO_IDENTIFIERS)
-        for position, kind, name in self._kinds:
-            if (value := values[position]) not in _ABSENT:
-                identifiers[kind] = _identifier(value, name, problems)
         customer = profile_id = None
-        if self._customer is not None and (value := values[self._customer]) not in _ABSENT:
-            customer = customer_of(value, problems)
+        if self._texts is not None and _are_clean(self._texts(values)):
+            identifiers: list[str | None] = list(NO_IDENTIFIERS)
+            for position, kind, _ in self._kinds:
+                identifiers[kind] = values[position] or None
+            if self._customer is not None:
+                customer = values[self._customer] or None
+        else:
+            identifiers, customer = self._cleaned(values, problems)
         if self._profile_id is not None and (value := values[self._profile_id]) not in _ABSENT:
             try:  # not `noting`, which takes as long as all of this: most rows have one
                 profile_id = clean_profile_id(text_of(value, "profile_id"), source="profile_id")
@@ -169,6 +175,19 @@ class RowMaker:
             return nobody(line)
         ref = ProfileRef(customer, profile_id)
         return Row(line, ref, tuple(identifiers), *more)
+
+    def _cleaned(
+        self, values: Sequence[Any], problems: list[FieldError]
+    ) -> tuple[list[str | None], str | None]:
+        """Return identifiers and customer, each looked at by itself."""
+        identifiers: list[str | None] = list(NO_IDENTIFIERS)
+        for position, kind, name in self._kinds:
+            if (value := values[position]) not in _ABSENT:
+                identifiers[kind] = _identifier(value, name, problems)
+        customer = None
+        if self._customer is not None and (value := values[self._customer]) not in _ABSENT:
+            customer = customer_of(value, problems)
+        return identifiers, customer
 
     def _more(self, values: Sequence[Any], problems: list[FieldError]) -> tuple[Any, ...]:
         """Return attributes, beginning, and the time of the identifiers, where they are given."""
@@ -218,8 +237,25 @@ def _identifier(value: object, name: str, problems: list[FieldError]) -> str | N
 
 
 def _is_usual(text: str) -> bool:
-    """Tell whether nothing can be wrong with a text: this is asked of every value of every row."""
+    """Tell whether nothing can be wrong with a text, but for blanks around it."""
     return not text or (len(text) <= MAX_VALUE_LENGTH and text.isprintable())
+
+
+def _are_clean(texts: Sequence[Any]) -> bool:
+    """Tell whether nothing can be wrong with any text, nor any blank be around it.
+
+    This is asked of every row, so it is asked of all of them at once.
+    """
+    try:
+        joined = "".join(texts)
+    except TypeError:
+        return False
+    # The blank is the one space that is printable.
+    return (
+        joined.isprintable()
+        and " " not in joined
+        and (len(joined) <= MAX_VALUE_LENGTH or max(map(len, texts)) <= MAX_VALUE_LENGTH)
+    )
 
 
 def identifiers_of(given: Mapping[str, Any], problems: list[FieldError]) -> Identifiers:
