@@ -47,6 +47,7 @@ from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_edit import SqliteEdit, prune_answers
 from knownas.storage.sqlite_erasures import SqliteErasures
 from knownas.storage.sqlite_errors import translated, translating
+from knownas.storage.sqlite_imports import SqliteImports
 from knownas.storage.sqlite_reserve import Reserve
 from knownas.storage.sqlite_shadows import SqliteShadows
 from knownas.storage.sqlite_tombstones import Gate, admit, require_app
@@ -119,6 +120,7 @@ class SqliteStorage:
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve)
         self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self.inbound = sqlite_inbound.SqliteInbound(self._writer, self._beside)
+        self.imports = SqliteImports(self._path, self._writer, self._beside)
         self.shadows = SqliteShadows(self._writer, self._beside)
         self.operators = sqlite_operators.SqliteOperators(self._writer, self._beside)
         self._closed = False
@@ -402,6 +404,7 @@ class SqliteStorage:
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""
         await self._writer.run(lambda write: sqlite_apps.delete(write, app), erases=True)
+        await self.imports.sweep()
 
     async def add_key(
         self,
