@@ -9,7 +9,7 @@ import msgspec
 from knownas.model import App, AppId
 
 State = Literal["uploading", "waiting", "running", "done", "failed", "cancelled"]
-"""`uploading`: its file is not here in whole yet. `waiting`: it is, and nobody has begun to import it.
+"""`uploading`: its file is not here in whole yet. `waiting`: it is, and nobody imports it yet.
 `failed`: it could not be read to its end, or nobody went on with it."""
 
 ENDED: Final[frozenset[State]] = frozenset({"done", "failed", "cancelled"})
@@ -107,7 +107,7 @@ class Imports(Protocol):
     async def put_piece(self, app: AppId, import_id: str, start: int, piece: bytes) -> None:
         """Keep a piece of a file, in the place of all that is there from `start` on.
 
-        Raises InsufficientStorage where there is no space for it; then nothing more is taken.
+        Raises InsufficientStorage where there is no space for it beside the database.
         """
         ...
 

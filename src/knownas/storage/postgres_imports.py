@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-import asyncpg
-
-from knownas.errors import InsufficientStorage, TooManyImports, Unauthorized
+from knownas.errors import TooManyImports, Unauthorized
 from knownas.imports import Import, OfApp
 from knownas.model import AppId
 from knownas.storage.postgres_link import Link
@@ -129,10 +127,7 @@ class PostgresImports:
                     return
                 await link.fetch(_PUT_PIECE, app, import_id, start, piece)
 
-        try:
-            await self._write(job)
-        except asyncpg.DiskFullError:
-            raise InsufficientStorage from None
+        await self._write(job)
 
     async def drop_file(self, app: AppId, import_id: str) -> None:
         """See `Imports.drop_file`."""
@@ -148,8 +143,8 @@ class PostgresImports:
         """See `Imports.file`."""
         with tempfile.TemporaryDirectory(prefix="knownas-") as folder:
             path = Path(folder, import_id)
-            with path.open("xb") as file:
-                start = 0
+            start = 0
+            with await asyncio.to_thread(path.open, "xb") as file:
                 while piece := await self._piece(app, import_id, start):
                     start += await asyncio.to_thread(file.write, piece)
             if not start:

@@ -152,7 +152,9 @@ class SqliteImports:
             return
         # In this order: a file comes after its import.
         there = await asyncio.to_thread(lambda: set(self._folder.iterdir()))
-        with_files = await self._beside.read(lambda read: read.execute(_WITH_FILES).fetchall())
+        with_files: list[Any] = await self._beside.read(
+            lambda read: read.execute(_WITH_FILES).fetchall()
+        )
         for path in there - {self._path(app, import_id) for app, import_id in with_files}:
             await asyncio.to_thread(path.unlink, missing_ok=True)
 
