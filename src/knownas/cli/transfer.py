@@ -15,7 +15,7 @@ from knownas.cli.running import Failure, on_registry
 from knownas.erasing import Subjects
 from knownas.registry import Registry, system_clock
 from knownas.transfer import exporting, formats, importing
-from knownas.transfer.reports import Problem, Report, Telling
+from knownas.transfer.reports import Problem, Report, Telling, data_of, problem_data
 
 _OBJECTS: Final = 1_000_000
 """Objects that are made until the collector looks for cycles: rows have none, and are many."""
@@ -70,7 +70,7 @@ async def import_file(  # noqa: PLR0913 - the options of the command
 
         def note(problem: Problem) -> None:
             if out is not None:
-                out.write(msgspec.json.encode(_problem_data(problem)).decode() + "\n")
+                out.write(msgspec.json.encode(problem_data(problem)).decode() + "\n")
 
         report = await importing.run(
             registry.storage,
@@ -81,7 +81,7 @@ async def import_file(  # noqa: PLR0913 - the options of the command
             clock=system_clock,
             telling=Telling(tell, note),
         )
-    emit(_data(report), as_json, "\n".join(_lines(report, report_file)))
+    emit(data_of(report), as_json, "\n".join(_lines(report, report_file)))
     done = report.done
     if done.bad or done.conflicts:
         sys.exit(1)
@@ -95,27 +95,6 @@ def _opened(stack: ExitStack, path: str | None) -> TextIO | None:
         return stack.enter_context(Path(path).open("a", encoding="utf-8"))
     except OSError as error:
         raise Failure(f"{path}: {error.strerror}.") from None
-
-
-def _problem_data(problem: Problem) -> dict[str, object]:
-    errors = [{"source": source, "message": message} for source, message in problem.errors]
-    return {"line": problem.line, "what": problem.what, "errors": errors}
-
-
-def _data(report: Report) -> dict[str, object]:
-    """Return a report for programs."""
-    return {
-        "file": report.file,
-        "format": report.format,
-        "dry_run": report.dry_run,
-        **msgspec.structs.asdict(report.done),
-        "went_on_after": report.went_on_after,
-        "stopped_at_line": report.stopped_at,
-        "ignored_columns": [one._asdict() for one in report.ignored],
-        "shared": report.shared,
-        "problems": [_problem_data(one) for one in report.problems],
-        "seconds": round(report.seconds, 3),
-    }
 
 
 def _lines(report: Report, report_file: str | None) -> list[str]:

@@ -96,13 +96,15 @@ async def run(  # noqa: PLR0913 - where, what, how, and who is told
     *,
     clock: Callable[[], int],
     telling: Telling,
+    key: str | None = None,
 ) -> Report:
     """Import a file into an app, and return what came of it.
 
+    Under a `key` it is known how far it came; without one the file itself tells which it is.
     `open_source` opens it: twice where the import is atomic. Raises TransferError, what of the
     file was imported by then is kept; ServiceUnavailable when the database is away for a minute.
     """
-    importer = _Import(storage, subjects, app, options, clock, telling)
+    importer = _Import(storage, subjects, app, options, clock, telling, key)
     if options.atomic and (refused := await importer.refuse_bad(open_source())) is not None:
         return refused
     return await importer.run(open_source())
@@ -119,6 +121,7 @@ class _Import:
         options: Options,
         clock: Callable[[], int],
         telling: Telling,
+        key: str | None = None,
     ) -> None:
         self._storage = storage
         self._subjects = subjects
@@ -128,7 +131,7 @@ class _Import:
         self._telling = telling
         self._problems: list[Problem] = []
         self._began = time.monotonic()
-        self._key = ""
+        self._key = key or ""
 
     async def refuse_bad(self, source: Source) -> Report | None:
         """Read all rows; return a report where one is bad, of which nothing is to be written."""
@@ -158,7 +161,7 @@ class _Import:
             source.close()
 
     async def _run(self, source: Source) -> Report:
-        self._key = f"import {fingerprint(source.path)} {source.format}"
+        self._key = self._key or f"import {fingerprint(source.path)} {source.format}"
         tally = await self._begin()
         went_on_after = tally.rows
         shared = await self._storage.count_shared(self._app.id)
