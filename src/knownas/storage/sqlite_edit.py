@@ -22,7 +22,7 @@ from knownas.history import Change, Source
 from knownas.lookups import Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
 from knownas.storage import rows, sqlite_aliases, sqlite_changes, sqlite_many, sqlite_profiles
-from knownas.storage.sqlite_changes import Entry
+from knownas.storage.sqlite_changes import Entry, entry
 from knownas.storage.sqlite_ids import to_blob
 from knownas.storage.sqlite_index import Moves, add_moves, index
 from knownas.storage.sqlite_many import Pending
@@ -101,12 +101,9 @@ class SqliteEdit:
             key = (self._app, to_blob(profile_id))
             self._connection.execute(_KEEP_AGES, (rows.from_ages(ages), *key))
         self._ages.clear()
-        shared = index(self._connection, self._app, self._moves)
-        entries = [
-            one._replace(shared=shared[at]) if at in shared else one
-            for at, one in enumerate(self._entries)
-        ]
-        sqlite_changes.note(self._connection, self._app, entries, self._by)
+        for at, kinds in index(self._connection, self._app, self._moves).items():
+            self._entries[at] = self._entries[at].with_shared(kinds)
+        sqlite_changes.note(self._connection, self._app, self._entries, self._by)
         self._moves.clear()
         self._entries.clear()
 
@@ -184,8 +181,9 @@ class SqliteEdit:
         if is_named_anew and self._any_merged():
             names = alias_names(ProfileRef(kept.customer_user_id, kept.profile_id))
             sqlite_aliases.end(self._connection, self._app, names)
-        add_moves(self._moves, len(self._entries), number, before, kept)
-        self._entries.append(Entry(before, kept, kept.updated_at, (), undoes))
+        noted = entry(before, kept, kept.updated_at, undoes)
+        add_moves(self._moves, len(self._entries), number, noted.differs.identifiers)
+        self._entries.append(noted)
         if before is not None:
             self._forget(before)
         self._ids[kept.profile_id] = number, kept

@@ -30,7 +30,7 @@ WHERE number = ?
 _DELETE_CUSTOMER: Final = "DELETE FROM customers WHERE app_id = ? AND customer_user_id = ?"
 _INSERT_CUSTOMERS: Final = """
 INSERT INTO customers (app_id, customer_user_id, profile)
-SELECT ?1, key, value FROM json_each(?2)
+SELECT ?1, key, value FROM json_each(?2) ORDER BY key
 """
 
 
@@ -73,4 +73,4 @@ def write(connection: apsw.Connection, app: AppId, pending: Sequence[Pending]) -
     connection.executemany(_UPDATE_PROFILE, sorted(changed, key=itemgetter(-1)))
     connection.executemany(_INSERT_PROFILE, sorted(new, key=itemgetter(2)))
     if customers:
-        connection.execute(_INSERT_CUSTOMERS, (app, rows.as_json(dict(sorted(customers.items())))))
+        connection.execute(_INSERT_CUSTOMERS, (app, rows.as_json(customers)))
