@@ -44,7 +44,7 @@ from knownas.transfer.reports import (
 from knownas.transfer.rows import Bad, Record, Row
 from knownas.transfer.unpacking import fingerprint
 
-BATCH: Final = 5_000
+BATCH: Final = 20_000
 """Rows to a transaction."""
 
 KEPT_MS: Final = 7 * 24 * 3_600_000
