@@ -4,6 +4,8 @@ A piece that was sent again, since its answer was lost, is refused with the plac
 file is to go on: so a client goes on exactly there, whatever has happened, and with any server.
 """
 
+import asyncio
+import contextlib
 import secrets
 import uuid
 from collections.abc import Callable
@@ -50,6 +52,13 @@ class Uploads:
         self._imports = storage.imports
         self._clock = clock
         self._new_uuid = new_uuid
+        self._is_whole = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when a file is here in whole that came by this process, or after so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_whole.wait(), seconds)
+        self._is_whole.clear()
 
     async def begin(self, app: AppId, name: str, plan: Plan, size: int | None) -> Import:
         """Begin an import, of whose file nothing is here yet; its size may be unknown.
@@ -111,7 +120,10 @@ class Uploads:
         except BaseException:
             await self._change(app, import_id, lambda found: _freed(found, writer))
             raise
-        return await self._change(app, import_id, take)
+        taken = await self._change(app, import_id, take)
+        if is_last:
+            self._is_whole.set()
+        return taken
 
     def _refuse(self, found: Import, offset: int, end: int, now: int, *, is_last: bool) -> None:
         """Raise what `append` does, where a piece is not to be taken."""

@@ -36,12 +36,15 @@ _CUSTOMER: Final = CUSTOMER_HEADER.encode()
 _PROFILE: Final = PROFILE_HEADER.encode()
 POSITION_HEADER: Final = "knownas-log-position"
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
+UPLOAD_OFFSET: Final = "upload-offset"
+UPLOAD_COMPLETE: Final = "upload-complete"
 WHO_HEADERS: Final = (CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER)
 _MUST_BE_ONE: Final = frozenset(
     name.encode()
     for name in (
         *(CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER),
         *(POSITION_HEADER, IDEMPOTENCY_HEADER, "content-type"),
+        *(UPLOAD_OFFSET, UPLOAD_COMPLETE),
     )
 )
 IF_MATCH: Final = "if-match"

@@ -65,6 +65,8 @@ class Options(NamedTuple):
     on_error: Literal["skip", "stop"] = "skip"
     restart: bool = False
     """Whether to begin anew where an import of the same file was broken off."""
+    batch: int | None = None
+    """Rows to a transaction; None for `BATCH`."""
 
 
 class _Outcome(msgspec.Struct):
@@ -127,6 +129,7 @@ class _Import:
         self._subjects = subjects
         self._app = app
         self._options = options
+        self._batch = options.batch or BATCH
         self._clock = clock
         self._telling = telling
         self._problems: list[Problem] = []
@@ -138,7 +141,7 @@ class _Import:
         tally = Tally()
         stopped_at = None
         try:
-            while records := await asyncio.to_thread(_next, source.records):
+            while records := await asyncio.to_thread(_next, source.records, self._batch):
                 tally.rows += len(records)
                 for one in records:
                     if isinstance(one, Bad) and stopped_at is None:
@@ -169,7 +172,7 @@ class _Import:
         writing: asyncio.Task[_Outcome] | None = None
         stopped_at = None
         try:
-            while batch := await asyncio.to_thread(_next, records):
+            while batch := await asyncio.to_thread(_next, records, self._batch):
                 done = source.done()
                 if writing is not None:
                     tally, stopped_at = self._note(await writing)
@@ -382,8 +385,8 @@ def _tally(kept: Answer | None, now: int) -> Tally:
     return msgspec.json.decode(kept.answer, type=Tally)
 
 
-def _next(records: Iterator[Record]) -> list[Record]:
-    return list(islice(records, BATCH))
+def _next(records: Iterator[Record], count: int) -> list[Record]:
+    return list(islice(records, count))
 
 
 def _after(records: Iterator[Record], count: int) -> Iterator[Record]:

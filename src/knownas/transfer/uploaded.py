@@ -23,6 +23,9 @@ from knownas.uploads import KEPT_MS, UPLOAD_MS
 
 LEASE_MS: Final = 30_000
 
+BATCH: Final = 2_000
+"""Rows to a transaction: so few that the writes of clients wait no longer than for others."""
+
 RENEW_SECONDS: Final = 2.0
 """How often progress is told, and the lease renewed."""
 
@@ -102,11 +105,11 @@ class Worker(NamedTuple):
                 if not await self._renew(one, lease, latest):
                     importing_it.cancel()
                     break
-        finally:
-            if not importing_it.done():
-                importing_it.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({importing_it})
+        finally:  # the server may stop meanwhile
+            importing_it.cancel()
+            await asyncio.wait({importing_it})
+            if importing_it.cancelled():
+                await self._let_go(one, lease)
         if importing_it.cancelled():
             return
         defect = importing_it.exception()
@@ -120,7 +123,7 @@ class Worker(NamedTuple):
     async def _run(self, one: OfApp, telling: Telling) -> tuple[State, Report | str]:
         """Import a file; return how it ended, and what came of it."""
         plan = one.found.plan
-        options = importing.Options(plan.dry_run, plan.atomic, plan.on_error)
+        options = importing.Options(plan.dry_run, plan.atomic, plan.on_error, batch=BATCH)
         path = ""
         try:
             async with self.storage.imports.file(one.app.id, one.found.id) as path:
@@ -158,6 +161,17 @@ class Worker(NamedTuple):
         except ServiceUnavailable:
             return True  # the import itself waits for the database, too
         return changed is not None and changed.lease == lease and changed.state == "running"
+
+    async def _let_go(self, one: OfApp, lease: str) -> None:
+        """Have another process go on at once."""
+
+        def let_go(found: Import) -> Import:
+            if found.lease != lease:
+                return found
+            return msgspec.structs.replace(found, lease="", lease_until=0)
+
+        with contextlib.suppress(ServiceUnavailable):  # else it goes on when the lease has run out
+            await self.storage.imports.change(one.app.id, one.found.id, let_go)
 
     async def _end(
         self, one: OfApp, lease: str, progress: Progress, state: State, told: Report | str
