@@ -25,7 +25,7 @@ from knownas.cli import (
 )
 from knownas.cli.running import Address, Failure
 
-REMOTE: Final = frozenset({"changes", "conflicts", "coverage", "get", "profile", "set"})
+REMOTE: Final = frozenset({"changes", "conflicts", "coverage", "get", "import", "profile", "set"})
 """The commands that can ask a server instead of a database."""
 
 for _command in (insight.history, identity.bind, identity.merge, identity.undo_merge):
