@@ -1,4 +1,4 @@
-"""Uploaded imports in both databases, by a clock of the test's: leases, what is given up, and files."""
+"""Uploaded imports in both databases, by the test's own clock: leases, what is given up, files."""
 
 import asyncio
 import contextlib
