@@ -29,6 +29,7 @@ CREATE_PROFILE = "/api/v2/server-side-api/profile/"
 WEBHOOKS = "/api/v1/webhooks/"
 RECEIVING = "/webhooks/{sender}/{app}/"
 UPSTREAM = "/api/v1/upstream/"
+IMPORTS = "/api/v1/imports/"
 BATCHES = ("/api/v1/batch/read/", "/api/v1/batch/write/")
 # Of itself Schemathesis puts no quote into a header, and so would send no tag that is one.
 ENTITY_TAGS = st.from_regex(r'\*|(W/)?"[a-f0-9-]{0,3}"(, "-")?', fullmatch=True)
@@ -81,6 +82,8 @@ def test_server_keeps_its_contract(patient_server: Server) -> None:
     ) -> None:
         if (case.method, case.path, response.status_code) == ("POST", WEBHOOKS, 200):
             _disable(patient_server, response.json()["data"]["id"])
+        if (case.method, case.path, response.status_code) == ("POST", IMPORTS, 201):
+            _cancel(patient_server, response.json()["data"]["id"])
         if (case.method, case.path, response.status_code) == ("PUT", UPSTREAM, 200):
             _remove_upstream(patient_server)
         if case.method == "DELETE":
@@ -141,6 +144,13 @@ def _disable(server: Server, webhook_id: str) -> None:
     headers = {"Authorization": f"Api-Key {server.key}"}
     body = {"id": webhook_id, "enabled": False}
     assert httpx2.patch(server.url + WEBHOOKS, headers=headers, json=body).status_code == 200
+
+
+def _cancel(server: Server, import_id: str) -> None:
+    """Have room for the next import."""
+    headers = {"Authorization": f"Api-Key {server.key}"}
+    answer = httpx2.delete(f"{server.url}{IMPORTS}{import_id}/", headers=headers)
+    assert answer.status_code == 204
 
 
 def _remove_upstream(server: Server) -> None:
