@@ -45,7 +45,13 @@ from knownas.transfer.rows import Bad, Record, Row
 from knownas.transfer.unpacking import fingerprint
 
 BATCH: Final = 20_000
-"""Rows to a transaction."""
+"""Rows to a transaction, at most: the more they are, the fewer times each page is written."""
+
+LEAST_BATCH: Final = 5_000
+"""Rows to a transaction, unless fewer are asked for: with less of them it would go ever slower."""
+
+BATCH_SECONDS: Final = 2.0
+"""How long a larger transaction may take: so long others may have to wait for it."""
 
 KEPT_MS: Final = 7 * 24 * 3_600_000
 """How long an import that was broken off can go on."""
@@ -65,8 +71,8 @@ class Options(NamedTuple):
     on_error: Literal["skip", "stop"] = "skip"
     restart: bool = False
     """Whether to begin anew where an import of the same file was broken off."""
-    batch: int | None = None
-    """Rows to a transaction; None for `BATCH`."""
+    most: int | None = None
+    """Rows to a transaction, at most; None for `BATCH`."""
 
 
 class _Outcome(msgspec.Struct):
@@ -129,7 +135,8 @@ class _Import:
         self._subjects = subjects
         self._app = app
         self._options = options
-        self._batch = options.batch or BATCH
+        self._most = options.most or BATCH
+        self._batch = min(LEAST_BATCH, self._most)
         self._clock = clock
         self._telling = telling
         self._problems: list[Problem] = []
@@ -257,13 +264,22 @@ class _Import:
             return outcome
 
         for _ in range(_TRIES):
+            began = time.monotonic()
             try:
-                return await self._storage.edit(self._app.id, work, now=now, by=_BY, needs=needs)
+                outcome = await self._storage.edit(self._app.id, work, now=now, by=_BY, needs=needs)
             except _DryRun as dry:
                 return await self._without_erased(dry.outcome)
             except ServiceUnavailable:
                 await asyncio.sleep(_WAIT_SECONDS)
+            else:
+                self._adapt(len(records), time.monotonic() - began)
+                return outcome
         return await self._storage.edit(self._app.id, work, now=now, by=_BY, needs=needs)
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Take as many rows to a transaction as are written in the time that it may take."""
+        fitting = round(rows * BATCH_SECONDS / max(seconds, 0.001))
+        self._batch = min(max(fitting, LEAST_BATCH), 2 * self._batch, self._most)
 
     def _merge(
         self, edit: Edit, before: Tally, batch: Sequence[tuple[Record, ProfileId]], terms: Terms

@@ -123,7 +123,7 @@ class Worker(NamedTuple):
     async def _run(self, one: OfApp, telling: Telling) -> tuple[State, Report | str]:
         """Import a file; return how it ended, and what came of it."""
         plan = one.found.plan
-        options = importing.Options(plan.dry_run, plan.atomic, plan.on_error, batch=BATCH)
+        options = importing.Options(plan.dry_run, plan.atomic, plan.on_error, most=BATCH)
         path = ""
         try:
             async with self.storage.imports.file(one.app.id, one.found.id) as path:
