@@ -71,7 +71,9 @@ class Row(NamedTuple):
         Raises ValidationError past the number of custom attributes that are allowed.
         """
         changes: dict[str, Any] = {}
-        if self.identifiers != profile.identifiers:
+        if profile.identifiers is NO_IDENTIFIERS:
+            changes["identifiers"] = self.identifiers
+        elif self.identifiers != profile.identifiers:
             pairs = zip(self.identifiers, profile.identifiers, strict=True)
             changes["identifiers"] = tuple([old if new is None else new for new, old in pairs])
         if self.attributes:
