@@ -83,8 +83,10 @@ def test_leases(run: Run) -> None:
         found = await case.uploaded(rows(3))
         held = msgspec.structs.replace(found, state="running", lease="x", lease_until=case.now + 5)
         await case.storage.imports.change(case.app.id, found.id, lambda _: held)
+        assert not await case.worker.is_wanted()
         assert not await case.worker.work()
         case.now += LEASE_MS
+        assert await case.worker.is_wanted()
         assert await case.worker.work()
         after = await case.get(found.id)
         assert (after.state, after.lease, after.report and after.report["new"]) == ("done", "", 3)
@@ -121,10 +123,10 @@ def test_given_up_and_forgotten(run: Run) -> None:
         new = await case.uploads.begin(case.app.id, "", Plan(), None)
         await case.uploads.append(case.app.id, new.id, 0, b"half", is_last=False)
         case.now += UPLOAD_MS - 1
-        await case.worker.work()
+        await case.worker.keep_up()
         assert (await case.get(new.id)).state == "uploading"
         case.now += 1
-        await case.worker.work()
+        await case.worker.keep_up()
         given_up = await case.get(new.id)
         assert (given_up.state, given_up.failure) == (
             "failed",

@@ -66,6 +66,7 @@ def main() -> None:
         database.restore,
         copying.copy,
         transfer.import_file,
+        transfer.import_uploaded,
         transfer.export_file,
     ],
 )

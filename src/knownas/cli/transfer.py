@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from knownas.imports import Plan
 from knownas.registry import Registry, system_clock
 from knownas.transfer import exporting, formats, importing
 from knownas.transfer.reports import Problem, Telling, data_of, problem_data
+from knownas.transfer.uploaded import Worker
 
 if TYPE_CHECKING:
     from knownas.cli.remote import Remote
@@ -182,6 +184,23 @@ def _lines(report: dict[str, Any], report_file: str | None) -> list[str]:
 
 def _told(source: str | None, message: str) -> str:
     return f"{source}: {message}" if source else message
+
+
+@click.command("import-uploaded", hidden=True)
+@database_option
+@on_registry
+async def import_uploaded(registry: Registry) -> None:
+    """Import the files that were uploaded to a server, which runs this, until none is left."""
+    gc.set_threshold(_OBJECTS)
+    worker = Worker(registry.storage, Subjects(registry.vault), system_clock)
+    is_left = True
+    while is_left:
+        working = asyncio.create_task(worker.work())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
+        try:
+            is_left = await working
+        except asyncio.CancelledError:  # the server stops: another one goes on
+            return
 
 
 @click.command("export")

@@ -305,11 +305,13 @@ def create_app(  # noqa: PLR0913 - what it is put together from
     *,
     console: ASGIApp | None = None,
     dispatcher: "Dispatcher | None" = None,
+    run_imports: Callable[[], Awaitable[None]] | None = None,
     new_request_id: Callable[[], bytes] | None = None,
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves.
+    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves,
+    `run_imports` has uploaded files imported by another process.
     With `shared` memory its metrics are those of all processes that have it. Request ids are random
     unless `new_request_id` makes them.
     """
@@ -324,7 +326,7 @@ def create_app(  # noqa: PLR0913 - what it is put together from
         beside = asyncio.gather(
             keep_up(registry, settings.history_days),
             keep_erasing(registry),
-            keep_importing(registry),
+            keep_importing(registry, run_imports),
         )
         delivering = asyncio.create_task(dispatcher.run(draining)) if dispatcher else None
         yield

@@ -6,6 +6,7 @@ It lets go of old history, and of what was erased, and imports files that were u
 import asyncio
 import contextlib
 import random
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from knownas import logs
@@ -64,15 +65,19 @@ async def keep_erasing(registry: Registry) -> None:
         await asyncio.sleep(SHARED_SECONDS)
 
 
-async def keep_importing(registry: Registry) -> None:
-    """Import what was uploaded, here or by processes that have ended, until it is cancelled."""
+async def keep_importing(registry: Registry, run: Callable[[], Awaitable[None]] | None) -> None:
+    """Import what was uploaded, here or by processes that have ended, until it is cancelled.
+
+    `run` has another process do it, so that it takes no time of this one's; without it, it is done
+    here.
+    """
     log = logs.get()
     worker = Worker(registry.storage, Subjects(registry.vault), registry.now)
     while True:
         try:
             await worker.keep_up()
-            while await worker.work():
-                pass
+            while await worker.is_wanted():
+                await (worker.work() if run is None else run())
         except ServiceUnavailable:
             log.warning("imports_wait")
         except Exception as error:  # noqa: BLE001 - the next one is imported, whatever it is

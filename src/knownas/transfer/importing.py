@@ -6,6 +6,7 @@ however that was, goes on exactly there.
 """
 
 import asyncio
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,13 @@ class _Outcome(msgspec.Struct):
     """In a dry run what would be written: line, before, after."""
 
 
+class _Kept(Tally):
+    """How far an import came, as it is kept."""
+
+    run: str = ""
+    """Which run of it wrote this."""
+
+
 class _DryRun(Exception):
     """Ends a transaction of which nothing is to be kept."""
 
@@ -142,6 +150,7 @@ class _Import:
         self._problems: list[Problem] = []
         self._began = time.monotonic()
         self._key = key or ""
+        self._run_id = secrets.token_hex(8)
 
     async def refuse_bad(self, source: Source) -> Report | None:
         """Read all rows; return a report where one is bad, of which nothing is to be written."""
@@ -216,7 +225,7 @@ class _Import:
         kept = await self._storage.edit(
             self._app.id, lambda edit: edit.answer(self._key), now=self._clock(), by=_BY
         )
-        return _tally(kept, self._clock())
+        return _kept(kept, self._clock())
 
     async def _end(self) -> None:
         """Forget how far it came."""
@@ -252,15 +261,18 @@ class _Import:
         def work(edit: Edit) -> _Outcome:
             if self._options.dry_run:
                 raise _DryRun(self._merge(edit, before, batch, terms))
-            done = _tally(edit.answer(self._key), now)
-            if (more := done.rows - before.rows) > 0:
+            done = _kept(edit.answer(self._key), now)
+            more = done.rows - before.rows
+            if more and done.run != self._run_id:
+                raise ValidationError("Another import of the same file goes on meanwhile.")
+            if more:
                 # The commit of which nothing was heard was made, be it that a row stopped it.
                 return _Outcome(done, [], records[more].line if more < len(records) else None)
-            if more < 0:
-                raise ValidationError("Another import of the same file has begun meanwhile.")
             outcome = self._merge(edit, before, batch, terms)
-            state = msgspec.json.encode(outcome.resume or outcome.tally).decode()
-            edit.keep_answer(self._key, Answer(_FINGERPRINT, state, now + KEPT_MS))
+            kept = outcome.resume or outcome.tally
+            state = _Kept(**msgspec.structs.asdict(kept) | {"run": self._run_id})
+            text = msgspec.json.encode(state).decode()
+            edit.keep_answer(self._key, Answer(_FINGERPRINT, text, now + KEPT_MS))
             return outcome
 
         for _ in range(_TRIES):
@@ -394,11 +406,11 @@ def _new_id(record: Record) -> ProfileId:
     return record.ref.profile_id or ProfileId(str(uuid.uuid4()))
 
 
-def _tally(kept: Answer | None, now: int) -> Tally:
+def _kept(kept: Answer | None, now: int) -> _Kept:
     """Return what an import has done, as it was kept; nothing where it is over or too old."""
     if kept is None or kept.expires_at <= now:
-        return Tally()
-    return msgspec.json.decode(kept.answer, type=Tally)
+        return _Kept()
+    return msgspec.json.decode(kept.answer, type=_Kept)
 
 
 def _next(records: Iterator[Record], count: int) -> list[Record]:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from knownas.erasing import Subjects
-from knownas.errors import ServiceUnavailable, Unauthorized
+from knownas.errors import ServiceUnavailable, Unauthorized, ValidationError
 from knownas.imports import Import, OfApp, Progress, State
 from knownas.storage import Storage
 from knownas.transfer import TransferError, formats, importing
@@ -44,21 +44,27 @@ class Worker(NamedTuple):
 
     async def work(self) -> bool:
         """Import one file, or go on with one that nobody goes on with; tell if there was any."""
-        now = self.clock()
         for one in await self.storage.imports.unended():
-            if one.found.state == "uploading":
-                await self._give_up_if_old(one, now)
-            elif (lease := await self._lease(one, now)) is not None:
+            now = self.clock()
+            if _waits(one.found, now) and (lease := await self._lease(one, now)) is not None:
                 await self._import(one, lease)
                 return True
         return False
 
+    async def is_wanted(self) -> bool:
+        """Tell whether there is a file that could be imported now."""
+        now = self.clock()
+        return any(_waits(one.found, now) for one in await self.storage.imports.unended())
+
     async def keep_up(self) -> None:
-        """Forget what has ended long ago."""
-        await self.storage.imports.prune(before=self.clock() - KEPT_MS)
+        """Give up uploads that rest for too long, and forget what has ended long ago."""
+        now = self.clock()
+        for one in await self.storage.imports.unended():
+            await self._give_up_if_old(one, now)
+        await self.storage.imports.prune(before=now - KEPT_MS)
 
     async def _give_up_if_old(self, one: OfApp, now: int) -> None:
-        if one.found.changed_at + UPLOAD_MS > now:
+        if one.found.state != "uploading" or one.found.changed_at + UPLOAD_MS > now:
             return
 
         def give_up(found: Import) -> Import:
@@ -75,7 +81,7 @@ class Worker(NamedTuple):
         lease = secrets.token_hex(8)
 
         def begin(found: Import) -> Import:
-            if found.state not in {"waiting", "running"} or found.lease_until > now:
+            if not _waits(found, now):
                 return found
             progress = Progress(since=now)
             return msgspec.structs.replace(
@@ -115,6 +121,8 @@ class Worker(NamedTuple):
         defect = importing_it.exception()
         if defect is None:
             await self._end(one, lease, latest, *importing_it.result())
+            return
+        if isinstance(defect, ValidationError):  # another process has begun with it
             return
         if not isinstance(defect, ServiceUnavailable):  # else it goes on when the lease has run out
             await self._end(one, lease, latest, "failed", _DEFECT)
@@ -177,12 +185,15 @@ class Worker(NamedTuple):
         self, one: OfApp, lease: str, progress: Progress, state: State, told: Report | str
     ) -> None:
         now = self.clock()
+        is_ours = False
         report: dict[str, Any] | None = None
         if isinstance(told, Report):
             report = data_of(told) | {"file": one.found.name}
 
         def end(found: Import) -> Import:
-            if found.lease != lease or found.state != "running":
+            nonlocal is_ours
+            is_ours = found.lease == lease and found.state == "running"
+            if not is_ours:
                 return found
             return msgspec.structs.replace(
                 found,
@@ -196,4 +207,10 @@ class Worker(NamedTuple):
             )
 
         await self.storage.imports.change(one.app.id, one.found.id, end)
-        await self.storage.imports.drop_file(one.app.id, one.found.id)
+        if is_ours:
+            await self.storage.imports.drop_file(one.app.id, one.found.id)
+
+
+def _waits(found: Import, now: int) -> bool:
+    """Tell whether a file is here that nobody imports."""
+    return found.state in {"waiting", "running"} and found.lease_until <= now
