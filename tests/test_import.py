@@ -3,6 +3,7 @@
 Row 30 of the threat table (a bomb, a broken row, the wrong encoding) stands here, too.
 """
 
+import asyncio
 import gzip
 import json
 import os
@@ -10,15 +11,19 @@ import random
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import postgres
+from knownas import bootstrap
+from knownas.registry import system_clock
 from knownas.transfer import formats, importing, unpacking
 from knownas.transfer.reports import MAX_PROBLEMS
 from knownas.transfer.zstd import zstd
+from knownas.webhooks.inbound import Reception
 from shell import Shell
 from transfers import FILES, ID, Known, counts, problems
 
@@ -141,6 +146,101 @@ def test_export_of_revenuecat(known: Known) -> None:
         "$RCAnonymousID:00000000000000000000000000000002": {"adjust_device_id": "a2"},
         "c-3": {"one_signal_player_id": "o3"},
         "c-4": {},
+    }
+
+
+HEADER = "profile_id,customer_user_id,event_datetime,integration_ids"
+
+
+def event_row(number: int, minute: int, **values: str) -> str:
+    """Return a row of Adapty's export of events."""
+    at = f"2026-03-07T10:{minute:02}:00.000000+0000"
+    return f'{ID.format(number)},c-{number},{at},"{values}"'
+
+
+async def hear(url: str, number: int, minute: int, **values: str) -> None:
+    """Have Adapty's webhook tell the same."""
+    storage = bootstrap.open_storage(url)
+    try:
+        [app] = await storage.apps()
+        reception = Reception(storage, clock=system_clock, new_uuid=uuid.uuid4)
+        event = {
+            "profile_id": ID.format(number),
+            "customer_user_id": f"c-{number}",
+            "event_datetime": f"2026-03-07T10:{minute:02}:00.000000+0000",
+            "integration_ids": values,
+        }
+        taken = await reception.receive(app, "adapty", json.dumps(event).encode())
+        assert taken.outcome == "applied"
+    finally:
+        await storage.close()
+
+
+def test_older_events_change_nothing(known: Known, tmp_path: Path) -> None:
+    """Files of events and webhooks may come in any order: each value is the one of the latest."""
+    first = written(
+        tmp_path / "1.csv",
+        HEADER,
+        event_row(1, 1, branch_id="1", appsflyer_id="1"),
+        event_row(2, 9, branch_id="9"),
+    )
+    second = written(
+        tmp_path / "2.csv",
+        HEADER,
+        event_row(1, 3, branch_id="3"),
+        event_row(1, 5, appsflyer_id="b"),
+        event_row(1, 5, appsflyer_id="a"),
+    )
+    asyncio.run(hear(known.url, 1, 4, branch_id="4"))
+    asyncio.run(hear(known.url, 2, 2, branch_id="2", adjust_device_id="2"))
+    assert counts(known.imports(second)) == {"rows": 1, "changed": 1}
+    assert counts(known.imports(first)) == {"rows": 2, "same": 1, "changed": 1}
+    asyncio.run(hear(known.url, 2, 8, branch_id="8"))
+    assert known.by_customer() == {
+        "c-1": {"branch_id": "4", "appsflyer_id": "b"},
+        "c-2": {"branch_id": "9", "adjust_device_id": "2"},
+    }
+    known("set", "--customer", "c-1", "branch_id=set by hand")
+    for file in (first, second):
+        assert counts(known.imports(file)).keys() == {"rows", "same"}
+    assert known.by_customer()["c-1"]["branch_id"] == "set by hand"
+    assert known("check") == "All is well.\n"
+
+
+def test_events_take_no_customer(known: Known, tmp_path: Path) -> None:
+    """Where a customer has another profile, the identifiers are stored, and the row is reported."""
+    known("profile", "create", "--customer", "c-1", "--profile", ID.format(9))
+    known("policy", "set", "branch_id=reject")
+    known("set", "--customer", "c-1", "branch_id=taken")
+    file = written(tmp_path / "a.csv", HEADER, event_row(1, 1, appsflyer_id="a", branch_id="taken"))
+    for _ in range(2):
+        report = known.imports(file)
+        assert counts(report) == {"rows": 1, "conflicts": 1}
+        assert problems(report) == [
+            (2, "conflict", "customer_user_id"),
+            (2, "conflict", "branch_id"),
+        ]
+        assert known.by_customer() == {"c-1": {"branch_id": "taken"}, None: {"appsflyer_id": "a"}}
+
+
+def test_rows_with_a_time(sqlite: Known, tmp_path: Path) -> None:
+    """A row that says of which time its identifiers are gives way to what is newer."""
+    file = written(
+        tmp_path / "a.csv",
+        "customer_user_id,branch_id,appsflyer_id,identifiers_at",
+        "c-1,2,,2000",
+        "c-1,1,1,1000",
+        "c-2,1,,1000",
+        "c-2,now,,",
+        "c-2,2,,2000",
+        "c-3,1,,yesterday",
+    )
+    report = sqlite.imports(file)
+    assert counts(report) == {"rows": 6, "new": 2, "changed": 2, "same": 1, "bad": 1}
+    assert problems(report) == [(7, "bad", "identifiers_at")]
+    assert sqlite.by_customer() == {
+        "c-1": {"branch_id": "2", "appsflyer_id": "1"},
+        "c-2": {"branch_id": "now"},
     }
 
 

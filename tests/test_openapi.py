@@ -17,8 +17,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from knownas import errors, events, history, model
-from knownas.http import conditional, openapi
+from knownas.http import conditional, openapi, wire
 from knownas.http.app import ROUTES
+from knownas.metrics import STATUSES
 from knownas.settings import PREFIX, Settings
 
 IDENTIFIERS = "/api/v2/server-side-api/integration/profile/set/integration-identifiers/"
@@ -209,6 +210,14 @@ def test_operations_are_complete() -> None:
             whole = _pointed_at(response["$ref"]) if "$ref" in response else response
             assert "Request-Id" in whole["headers"], (path, method, status)
             assert ("Retry-After" in whole["headers"]) == (status in {"429", "503"})
+
+
+def test_statuses_are_counted() -> None:
+    """Every status that an operation may answer has its place in the metrics."""
+    statuses = {
+        int(status) for _, _, operation in _operations() for status in operation["responses"]
+    }
+    assert statuses | set(wire.STATUS.values()) <= set(STATUSES)
 
 
 def test_links_lead_somewhere() -> None:

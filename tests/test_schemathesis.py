@@ -28,6 +28,7 @@ CREATE_PROFILE = "/api/v2/server-side-api/profile/"
 WEBHOOKS = "/api/v1/webhooks/"
 RECEIVING = "/webhooks/{sender}/{app}/"
 UPSTREAM = "/api/v1/upstream/"
+IMPORTS = "/api/v1/imports/"
 BATCHES = ("/api/v1/batch/read/", "/api/v1/batch/write/")
 # Of itself Schemathesis puts no quote into a header, and so would send no tag that is one.
 ENTITY_TAGS = st.from_regex(r'\*|(W/)?"[a-f0-9-]{0,3}"(, "-")?', fullmatch=True)
@@ -78,12 +79,7 @@ def test_server_keeps_its_contract(patient_server: Server) -> None:
         case: Case,
         response: schemathesis.Response,
     ) -> None:
-        if (case.method, case.path, response.status_code) == ("POST", WEBHOOKS, 200):
-            _disable(patient_server, response.json()["data"]["id"])
-        if (case.method, case.path, response.status_code) == ("PUT", UPSTREAM, 200):
-            _remove_upstream(patient_server)
-        if case.method == "DELETE":
-            _create_profile_of_the_examples(patient_server)
+        _clean_up(patient_server, case, response)
 
     requests: Counter[str] = Counter()
     failures: list[str] = []
@@ -135,11 +131,31 @@ def _create_profile_of_the_examples(server: Server) -> None:
     assert PLAIN.post(server.url + CREATE_PROFILE, headers=headers, json={}).status_code == 200
 
 
+def _clean_up(server: Server, case: Case, response: schemathesis.Response) -> None:
+    """Leave nothing behind that the next request would meet."""
+    done = (case.method, case.path, response.status_code)
+    if done == ("POST", WEBHOOKS, 200):
+        _disable(server, response.json()["data"]["id"])
+    if done == ("POST", IMPORTS, 201):
+        _cancel(server, response.json()["data"]["id"])
+    if done == ("PUT", UPSTREAM, 200):
+        _remove_upstream(server)
+    if case.method == "DELETE":
+        _create_profile_of_the_examples(server)
+
+
 def _disable(server: Server, webhook_id: str) -> None:
     """Have nothing sent to a host that was made up."""
     headers = {"Authorization": f"Api-Key {server.key}"}
     body = {"id": webhook_id, "enabled": False}
     assert PLAIN.patch(server.url + WEBHOOKS, headers=headers, json=body).status_code == 200
+
+
+def _cancel(server: Server, import_id: str) -> None:
+    """Have room for the next import."""
+    headers = {"Authorization": f"Api-Key {server.key}"}
+    answer = PLAIN.delete(f"{server.url}{IMPORTS}{import_id}/", headers=headers)
+    assert answer.status_code == 204
 
 
 def _remove_upstream(server: Server) -> None:

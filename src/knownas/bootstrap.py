@@ -207,6 +207,7 @@ def open_registry(
         vault=vault,
         ledger_path=settings.erasure_ledger,
         erasure_hours=settings.erasure_hours,
+        import_bytes=settings.import_megabytes * 1024**2,
         open_sender=functools.partial(open_sender, settings),
     )
 

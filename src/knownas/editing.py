@@ -77,6 +77,8 @@ class Needs(NamedTuple):
     values: Sequence[tuple[int, str]] = ()
     """Identifiers whose holders are asked for: kind number and value."""
     answer: str | None = None
+    ages: bool = False
+    """Whether the ages of the profiles that `refs` name are asked for."""
 
 
 class Check(NamedTuple):

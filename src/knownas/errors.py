@@ -7,7 +7,8 @@
     │   ├── ErasureNotFound     erasure_not_found
     │   ├── WebhookNotFound     webhook_not_found
     │   ├── DeadLetterNotFound  dead_letter_not_found
-    │   └── UpstreamNotFound    upstream_not_found
+    │   ├── UpstreamNotFound    upstream_not_found
+    │   └── ImportNotFound      import_not_found
     ├── Gone                    (what is not kept any more)
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
@@ -15,7 +16,9 @@
     │   ├── IdentifierTaken     identifier_taken
     │   ├── IdentifierShared    identifier_shared
     │   ├── BatchFailed         batch_failed
-    │   └── IdempotencyConflict idempotency_conflict
+    │   ├── IdempotencyConflict idempotency_conflict
+    │   ├── UploadConflict      upload_conflict
+    │   └── TooManyImports      too_many_imports
     ├── MethodNotAllowed        method_not_allowed
     ├── BadRequest              (any of the 400s)
     │   ├── ValidationError     validation_error
@@ -29,6 +32,7 @@
     ├── RateLimited             rate_limited
     ├── InternalError           internal_error
     ├── FeatureNotConfigured    feature_not_configured
+    ├── InsufficientStorage     insufficient_storage
     └── ServiceUnavailable      service_unavailable
 
 An error knows its code and what to tell the client, never an HTTP status: the table from code
@@ -130,6 +134,13 @@ class UpstreamNotFound(NotFound):
     message = "The app has no upstream; PUT /api/v1/upstream/ gives it one."
 
 
+class ImportNotFound(NotFound):
+    """No import of this app has that id."""
+
+    code = "import_not_found"
+    message = "There is no such import; GET /api/v1/imports/ lists those that there are."
+
+
 class Gone(KnownasError):
     """What is asked for was there, and is not kept any more."""
 
@@ -189,6 +200,28 @@ class IdempotencyConflict(Conflict):
     message = (
         "This Idempotency-Key was sent with another request before; make a new key for each "
         "request, and repeat one only with the same body."
+    )
+
+
+class UploadConflict(Conflict):
+    """A piece of a file does not follow what is here of it."""
+
+    code = "upload_conflict"
+    message = "The file goes on elsewhere; send what follows from Upload-Offset on."
+
+    def __init__(self, message: str | None = None, *, offset: int) -> None:
+        """Take how many bytes of the file are here."""
+        super().__init__(message, source="upload-offset")
+        self.offset = offset
+
+
+class TooManyImports(Conflict):
+    """The app has as many imports under way as it may have."""
+
+    code = "too_many_imports"
+    message = (
+        "The app has too many imports that have not ended; wait for one, or cancel one: "
+        "GET /api/v1/imports/ lists them."
     )
 
 
@@ -286,6 +319,15 @@ class FeatureNotConfigured(KnownasError):
     message = (
         "This needs a master key, and the server has none: its operator runs "
         "`knownas master-key create` and sets KNOWNAS_MASTER_KEY_FILE."
+    )
+
+
+class InsufficientStorage(KnownasError):
+    """There is no space for what is sent."""
+
+    code = "insufficient_storage"
+    message = (
+        "The server has no space for this; its operator makes some, then the same is sent again."
     )
 
 

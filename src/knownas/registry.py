@@ -1,9 +1,9 @@
 """The registry: by which identifiers every other system knows a user.
 
-Every use case is one method here, or of `keyring`, `webhooks`, `upstreams`, `desk` or `eraser`. It
-speaks of apps, keys, profiles and identifiers; of HTTP and SQL it knows nothing. What it is given
-has been through the `clean_…` functions of `knownas.model`, so it is valid; what it raises is in
-`knownas.errors`.
+Every use case is one method here, or of `keyring`, `webhooks`, `upstreams`, `desk`, `eraser` or
+`uploads`. It speaks of apps, keys, profiles and identifiers; of HTTP and SQL it knows nothing. What
+it is given has been through the `clean_…` functions of `knownas.model`, so it is valid; what it
+raises is in `knownas.errors`.
 """
 
 import time
@@ -57,6 +57,7 @@ from knownas.model import (
     merge_identifiers,
 )
 from knownas.storage import Storage
+from knownas.uploads import Uploads
 from knownas.upstream.terms import Upstreams
 from knownas.vault import Vault
 from knownas.webhooks.endpoints import Endpoints
@@ -102,6 +103,7 @@ class Registry:
         open_sender: "Callable[[], Sender]" = _no_sender,
         ledger_path: str = "",
         erasure_hours: int = 24,
+        import_bytes: int = 10 * 1024**3,
         clock: Callable[[], int] = system_clock,
         monotonic: Callable[[], float] = time.monotonic,
         new_uuid: Callable[[], uuid.UUID] = uuid.uuid4,
@@ -111,7 +113,7 @@ class Registry:
         With `auto_create_profiles`, setting identifiers on an unknown profile creates it.
         What needs stored secrets is refused without a `vault`; `open_sender` makes what webhooks
         are sent by. What `key_rate` means stands at `Keyring`, `ledger_path` and `erasure_hours`
-        at `Eraser`.
+        at `Eraser`, `import_bytes` at `Uploads`.
         """
         self.storage = storage
         self.keyring = Keyring(
@@ -132,6 +134,7 @@ class Registry:
             clock=clock,
             new_uuid=new_uuid,
         )
+        self.uploads = Uploads(storage, most_bytes=import_bytes, clock=clock, new_uuid=new_uuid)
         self._auto_create_profiles = auto_create_profiles
         self._clock = clock
         self._new_uuid = new_uuid

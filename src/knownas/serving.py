@@ -1,12 +1,15 @@
 """The wiring of what a server needs beside: the registry to the application that is served."""
 
+import asyncio
 import functools
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from knownas import logs
-from knownas.bootstrap import open_registry
+from knownas.bootstrap import TEMPORARY, open_registry
 from knownas.console.app import Console
 from knownas.deliveries import UPSTREAM, Webhook
 from knownas.http.app import Application, create_app
@@ -56,6 +59,7 @@ def make_app(
 ) -> Application:
     """Make what a server process serves, over `registry` or one that it opens itself."""
     logs.configure(settings.log_format)
+    is_alone = registry is not None or settings.database == TEMPORARY
     registry = registry or open_registry(settings, with_standby=True)
     return create_app(
         registry,
@@ -63,7 +67,29 @@ def make_app(
         shared,
         console=Console(registry),
         dispatcher=open_dispatcher(registry),
+        # Nobody else could open a database that is this process's own.
+        run_imports=None if is_alone else functools.partial(run_imports, settings),
     )
+
+
+async def run_imports(settings: Settings) -> None:
+    """Have uploaded files imported by a process of its own, until none is left.
+
+    It would take the interpreter from all requests otherwise. Raises RuntimeError where it fails.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "knownas", "import-uploaded"),
+        stdin=asyncio.subprocess.DEVNULL,
+        # Not as an option: those everyone on the machine can read.
+        env={**os.environ, "KNOWNAS_DATABASE": settings.database},
+    )
+    try:
+        if await process.wait() != 0:
+            raise RuntimeError("The import of uploaded files has failed.")
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
 
 
 def make_emulator(settings: Settings, registry: Registry) -> Application:

@@ -57,6 +57,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     history_days: Annotated[
         int, Meta(ge=1, description="How long what changed is kept: history, feed, undo.")
     ] = 365
+    import_megabytes: Annotated[
+        int, Meta(ge=1, description="The largest file that may be uploaded to be imported, in MiB.")
+    ] = 10_240
     trusted_proxies: Annotated[
         str, Meta(description="Addresses or networks whose X-Forwarded-For is believed.")
     ] = ""

@@ -1,15 +1,16 @@
 """The client for asyncio, and whatever else anyio runs on."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar, Unpack
 
 import anyio
 import httpx2
 
-from knownas_client import adapty, batches, native
+from knownas_client import adapty, batches, imports, native
 from knownas_client.base import DEFAULT_RETRIES, DEFAULT_TIMEOUT, BaseClient
 from knownas_client.calls import Answer, Call, ConditionalWriteOf, Once, Paging, Who, WriteOf
-from knownas_client.errors import ApiError
+from knownas_client.errors import ApiError, KnownasError
 from knownas_client.feed import AsyncChanges
 from knownas_client.models import (
     AdaptyProfile,
@@ -19,6 +20,7 @@ from knownas_client.models import (
     Erased,
     Found,
     Holder,
+    Import,
     Merged,
     Policy,
     Profile,
@@ -328,3 +330,53 @@ class AsyncClient(BaseClient):
     async def export_person(self, **who: Unpack[Who]) -> dict[str, Any]:
         """Return all that is kept of a person, as JSON has it."""
         return await self.send(native.export_person(**who))
+
+    # --- knownas's own API: imports -----------------------------------------------------------
+
+    async def upload_import(  # noqa: PLR0913 - each has a default
+        self,
+        path: str | os.PathLike[str],
+        *,
+        file_format: str | None = None,
+        dry_run: bool = False,
+        atomic: bool = False,
+        on_error: Literal["skip", "stop"] = "skip",
+        resume: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Import:
+        """Send a file to be imported, in pieces, and return its import, which goes on by itself.
+
+        `get_import` tells what becomes of it. With `resume`, the id of an import whose upload was
+        broken off, the rest is sent. `progress` is told the bytes sent, and of how many. Raises
+        OSError where the file cannot be read.
+        """
+        plan = imports.Plan(file_format, dry_run, atomic, on_error)
+        return await self._follow(imports.upload(path, plan, resume, progress))
+
+    async def get_import(self, import_id: str) -> Import:
+        """Return how far an import is, and what came of it once it has ended."""
+        return await self.send(imports.get(import_id))
+
+    async def list_imports(self) -> list[Import]:
+        """Return the imports of the app, the newest first, 100 at most."""
+        return await self.send(imports.listed())
+
+    async def cancel_import(self, import_id: str) -> None:
+        """Cancel an import, of which what was done stays; or forget one that has ended."""
+        await self.send(imports.cancel(import_id))
+
+    async def _follow(self, steps: imports.Steps) -> Import:
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = await self.send(call)
+                except KnownasError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as end:
+            found: Import = end.value
+            return found
+        finally:
+            steps.close()

@@ -14,14 +14,17 @@ KnownasError
     │   ├── ErasureNotFound     erasure_not_found
     │   ├── WebhookNotFound     webhook_not_found
     │   ├── DeadLetterNotFound  dead_letter_not_found
-    │   └── UpstreamNotFound    upstream_not_found
+    │   ├── UpstreamNotFound    upstream_not_found
+    │   └── ImportNotFound      import_not_found
     ├── MethodNotAllowed        method_not_allowed
     ├── RequestTimeout          request_timeout
     ├── Conflict
     │   ├── IdentifierTaken     identifier_taken
     │   ├── IdentifierShared    identifier_shared
     │   ├── BatchFailed         batch_failed
-    │   └── IdempotencyConflict idempotency_conflict
+    │   ├── IdempotencyConflict idempotency_conflict
+    │   ├── UploadConflict      upload_conflict
+    │   └── TooManyImports      too_many_imports
     ├── Gone
     │   ├── CursorExpired       cursor_expired
     │   └── HistoryExpired      history_expired
@@ -32,6 +35,7 @@ KnownasError
     ├── RateLimited             rate_limited
     ├── InternalError           internal_error
     ├── FeatureNotConfigured    feature_not_configured
+    ├── InsufficientStorage     insufficient_storage
     └── ServiceUnavailable      service_unavailable
 """
 
@@ -161,6 +165,12 @@ class UpstreamNotFound(NotFound):
     codes = ("upstream_not_found",)
 
 
+class ImportNotFound(NotFound):
+    """No import of this app has that id."""
+
+    codes = ("import_not_found",)
+
+
 class MethodNotAllowed(ApiError):
     """The path exists, this method on it does not."""
 
@@ -199,6 +209,18 @@ class IdempotencyConflict(Conflict):
     """An Idempotency-Key was used for another request before."""
 
     codes = ("idempotency_conflict",)
+
+
+class UploadConflict(Conflict):
+    """A file goes on elsewhere, or is not taken any more: read the import, then go on there."""
+
+    codes = ("upload_conflict",)
+
+
+class TooManyImports(Conflict):
+    """The app has as many imports under way as it may have."""
+
+    codes = ("too_many_imports",)
 
 
 class Gone(ApiError):
@@ -257,6 +279,12 @@ class FeatureNotConfigured(ApiError):
     """The operator has not set up what this feature needs."""
 
     codes = ("feature_not_configured",)
+
+
+class InsufficientStorage(ApiError):
+    """The server has no space for what was sent; its operator has to make some."""
+
+    codes = ("insufficient_storage",)
 
 
 class ServiceUnavailable(ApiError):

@@ -256,6 +256,38 @@ class CheckedNames(msgspec.Struct, frozen=True):
     customer_user_ids: list[Checked]
 
 
+class ImportProgress(msgspec.Struct, frozen=True):
+    """How far an import has come."""
+
+    done: int
+    of: int
+    """What there is to do, in the unit of `done`: bytes, or rows of a Parquet file."""
+    rows: int
+    rows_per_second: int
+
+
+class Import(msgspec.Struct, frozen=True):
+    """A file that is uploaded and imported."""
+
+    id: str
+    name: str
+    state: Literal["uploading", "waiting", "running", "done", "failed", "cancelled"]
+    size: int | None
+    received: int
+    created_at: int
+    changed_at: int
+    progress: ImportProgress
+    report: dict[str, Any] | None
+    """What came of it, as `knownas import --json` has it."""
+    failure: str | None
+    """Why it failed."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing comes after."""
+        return self.state in {"done", "failed", "cancelled"}
+
+
 class ReadItem(TypedDict, total=False):
     """What one item of a batch reads: a profile by its ids, or who has an identifier."""
 

@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "export": "transfer:export_file",
     "get": "profiles:get_identifiers",
     "import": "transfer:import_file",
+    "import-uploaded": "transfer:import_uploaded",
     "key": "keys:key_group",
     "master-key": "master_key:master_key_group",
     "migrate": "database:migrate",
@@ -41,7 +42,7 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 """The module and the name of each command: its module is imported when it is run."""
 
-REMOTE: Final = frozenset({"changes", "conflicts", "coverage", "get", "profile", "set"})
+REMOTE: Final = frozenset({"changes", "conflicts", "coverage", "get", "import", "profile", "set"})
 """The commands that can ask a server instead of a database."""
 
 

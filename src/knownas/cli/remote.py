@@ -11,6 +11,7 @@ from typing import Any, Final
 from knownas.as_of import Moment
 from knownas.errors import ValidationError
 from knownas.history import DAY_MS, Change, ChangesPage, Coverage, Difference, Shared, Source
+from knownas.imports import Plan
 from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.merging import Clash, Merge, Side, Undone
 from knownas.model import (
@@ -139,6 +140,25 @@ class Remote:
         """Make two profiles of one again."""
         undone = await self._client.undo_merge(source)
         return Undone(_profile(undone.survivor), _profile(undone.source))
+
+    # --- Imports ------------------------------------------------------------------------------
+
+    async def upload(
+        self, path: str, plan: Plan, progress: Callable[[int, int], None]
+    ) -> models.Import:
+        """Send a file to be imported."""
+        return await self._client.upload_import(
+            path,
+            file_format=plan.format,
+            dry_run=plan.dry_run,
+            atomic=plan.atomic,
+            on_error=plan.on_error,
+            progress=progress,
+        )
+
+    async def get_import(self, import_id: str) -> models.Import:
+        """Return how far an import is."""
+        return await self._client.get_import(import_id)
 
     # --- What was and is ----------------------------------------------------------------------
 

@@ -1,24 +1,34 @@
 """`knownas import` and `export`: an app's profiles from files, and into files."""
 
+import asyncio
 import gc
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 import click
 import msgspec
 
 from knownas.cli.options import app_option, database_option, json_option
 from knownas.cli.printing import emit, progress_bar
-from knownas.cli.running import Failure, on_registry
+from knownas.cli.running import Address, Failure, on_registry
 from knownas.erasing import Subjects
+from knownas.imports import Plan
 from knownas.registry import Registry, system_clock
 from knownas.transfer import exporting, formats, importing
-from knownas.transfer.reports import Problem, Report, Telling
+from knownas.transfer.reports import Problem, Telling, data_of, problem_data
+from knownas.transfer.uploaded import Worker
+
+if TYPE_CHECKING:
+    from knownas.cli.remote import Remote
 
 _OBJECTS: Final = 1_000_000
 """Objects that are made until the collector looks for cycles: rows have none, and are many."""
+
+_LOOK_SECONDS: Final = 0.5
+"""How often it is asked how far an import on a server is."""
 
 _SHOWN: Final = 10
 """Problems that are shown to people; --report has them all."""
@@ -60,8 +70,17 @@ async def import_file(  # noqa: PLR0913 - the options of the command
     app_name: str,
     as_json: bool,
 ) -> None:
-    """Merge the profiles of FILE into an app; broken off and run again, it goes on."""
+    """Merge the profiles of FILE into an app; broken off and run again, it goes on.
+
+    With `knownas --url` the file is uploaded, and imported there.
+    """
     app = await registry.app(app_name)
+    if click.get_current_context().find_object(Address) is not None:
+        if restart or report_file:
+            raise Failure("--restart and --report need the database itself; leave out --url.")
+        plan = Plan(file_format, dry_run, atomic, on_error)
+        _finish(await _imported_there(registry, file, plan), as_json)
+        return
     with ExitStack() as stack:
         stack.callback(gc.set_threshold, *gc.get_threshold())
         gc.set_threshold(_OBJECTS)
@@ -70,7 +89,7 @@ async def import_file(  # noqa: PLR0913 - the options of the command
 
         def note(problem: Problem) -> None:
             if out is not None:
-                out.write(msgspec.json.encode(_problem_data(problem)).decode() + "\n")
+                out.write(msgspec.json.encode(problem_data(problem)).decode() + "\n")
 
         report = await importing.run(
             registry.storage,
@@ -81,9 +100,32 @@ async def import_file(  # noqa: PLR0913 - the options of the command
             clock=system_clock,
             telling=Telling(tell, note),
         )
-    emit(_data(report), as_json, "\n".join(_lines(report, report_file)))
-    done = report.done
-    if done.bad or done.conflicts:
+    _finish(data_of(report), as_json, report_file)
+
+
+async def _imported_there(registry: Any, file: str, plan: Plan) -> dict[str, Any]:  # noqa: ANN401 - a `remote.Remote`, which is not there where only the server is installed
+    """Have a server import a file, and return its report."""
+    server: Remote = registry
+    with progress_bar("Upload") as tell:
+        try:
+            found = await server.upload(file, plan, tell)
+        except OSError as error:
+            raise Failure(f"{file}: {error.strerror}.") from None
+    with progress_bar("Dry run" if plan.dry_run else "Import") as tell:
+        while not found.has_ended:
+            await asyncio.sleep(_LOOK_SECONDS)
+            found = await server.get_import(found.id)
+            if found.progress.of:
+                tell(found.progress.done, found.progress.of, found.progress.rows)
+    if found.report is None:
+        raise Failure(f"{file}: {found.failure or 'The import was cancelled.'}")
+    return found.report | {"file": file}
+
+
+def _finish(report: dict[str, Any], as_json: bool, report_file: str | None = None) -> None:  # noqa: FBT001 - an option's value
+    """Print a report; the exit code says whether all rows were imported."""
+    emit(report, as_json, "\n".join(_lines(report, report_file)))
+    if report["bad"] or report["conflicts"]:
         sys.exit(1)
 
 
@@ -97,65 +139,68 @@ def _opened(stack: ExitStack, path: str | None) -> TextIO | None:
         raise Failure(f"{path}: {error.strerror}.") from None
 
 
-def _problem_data(problem: Problem) -> dict[str, object]:
-    errors = [{"source": source, "message": message} for source, message in problem.errors]
-    return {"line": problem.line, "what": problem.what, "errors": errors}
-
-
-def _data(report: Report) -> dict[str, object]:
-    """Return a report for programs."""
-    return {
-        "file": report.file,
-        "format": report.format,
-        "dry_run": report.dry_run,
-        **msgspec.structs.asdict(report.done),
-        "went_on_after": report.went_on_after,
-        "stopped_at_line": report.stopped_at,
-        "ignored_columns": [one._asdict() for one in report.ignored],
-        "shared": report.shared,
-        "problems": [_problem_data(one) for one in report.problems],
-        "seconds": round(report.seconds, 3),
-    }
-
-
-def _lines(report: Report, report_file: str | None) -> list[str]:
+def _lines(report: dict[str, Any], report_file: str | None) -> list[str]:
     """Return a report for people."""
-    done = report.done
-    verb = "would be " if report.dry_run else ""
-    rate = (done.rows - report.went_on_after) / max(report.seconds, 0.001)
+    verb = "would be " if report["dry_run"] else ""
+    rate = (report["rows"] - report["went_on_after"]) / max(report["seconds"], 0.001)
     lines = [
         (
-            f"{report.file}: {report.format}, {done.rows:,} rows in {report.seconds:,.1f} s "
-            f"({rate:,.0f}/s): {done.new:,} {verb}new, {done.changed:,} {verb}changed, "
-            f"{done.same:,} the same."
+            f"{report['file']}: {report['format']}, {report['rows']:,} rows in "
+            f"{report['seconds']:,.1f} s ({rate:,.0f}/s): {report['new']:,} {verb}new, "
+            f"{report['changed']:,} {verb}changed, {report['same']:,} the same."
         )
     ]
-    if report.went_on_after:
-        lines.append(f"It went on after the {report.went_on_after:,} rows that were done before.")
-    for column in report.ignored:
-        hint = f"; did you mean {column.near}?" if column.near else "."
-        lines.append(f"Ignored: {column.name}{hint}")
-    told = done.bad + done.conflicts + done.erased
+    if report["went_on_after"]:
+        lines.append(
+            f"It went on after the {report['went_on_after']:,} rows that were done before."
+        )
+    for column in report["ignored_columns"]:
+        hint = f"; did you mean {column['near']}?" if column["near"] else "."
+        lines.append(f"Ignored: {column['name']}{hint}")
+    told = report["bad"] + report["conflicts"] + report["erased"]
     if told:
         lines.append(
-            f"Not imported: {done.bad:,} bad, {done.conflicts:,} in conflict with another "
-            f"profile, {done.erased:,} erased."
+            f"Not imported: {report['bad']:,} bad, {report['conflicts']:,} in conflict with "
+            f"another profile, {report['erased']:,} erased."
         )
-    for problem in report.problems[:_SHOWN]:
+    for problem in report["problems"][:_SHOWN]:
         lines += [
-            f"  line {problem.line}: {f'{source}: ' if source else ''}{message}"
-            for source, message in problem.errors
+            f"  line {problem['line']}: {_told(error['source'], error['message'])}"
+            for error in problem["errors"]
         ]
     if told > _SHOWN:
         where = report_file or "--report FILE"
         lines.append(f"  and {told - _SHOWN:,} more: {where} has them all.")
-    if report.stopped_at is not None:
-        lines.append(f"Stopped at line {report.stopped_at}; what was before it is imported.")
+    if report["stopped_at_line"] is not None:
+        lines.append(
+            f"Stopped at line {report['stopped_at_line']}; what was before it is imported."
+        )
     lines += [
         f"{name}: {count:,} more values stand on several profiles; `knownas conflicts` lists them."
-        for name, count in report.shared.items()
+        for name, count in report["shared"].items()
     ]
     return lines
+
+
+def _told(source: str | None, message: str) -> str:
+    return f"{source}: {message}" if source else message
+
+
+@click.command("import-uploaded", hidden=True)
+@database_option
+@on_registry
+async def import_uploaded(registry: Registry) -> None:
+    """Import the files that were uploaded to a server, which runs this, until none is left."""
+    gc.set_threshold(_OBJECTS)
+    worker = Worker(registry.storage, Subjects(registry.vault), system_clock)
+    is_left = True
+    while is_left:
+        working = asyncio.create_task(worker.work())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
+        try:
+            is_left = await working
+        except asyncio.CancelledError:  # the server stops: another one goes on
+            return
 
 
 @click.command("export")

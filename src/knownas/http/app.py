@@ -21,6 +21,7 @@ from knownas.errors import (
     NotFound,
     PayloadTooLarge,
     RequestTimeout,
+    UploadConflict,
 )
 from knownas.http import (
     adapty,
@@ -29,6 +30,7 @@ from knownas.http import (
     feed,
     hooks,
     identity,
+    imports,
     inbound,
     insight,
     native,
@@ -38,7 +40,7 @@ from knownas.http import (
 )
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
-from knownas.http.upkeep import keep_erasing, keep_sampling, keep_up
+from knownas.http.upkeep import keep_erasing, keep_importing, keep_sampling, keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -152,6 +154,14 @@ ROUTES: Final = (
         GET=upstream.get_differences,
         DELETE=upstream.delete_differences,
     ),
+    Resource("/api/v1/imports/", GET=imports.get_imports, POST=imports.begin),
+    Resource(
+        imports.PATH,
+        GET=imports.get_import,
+        PATCH=imports.append,
+        DELETE=imports.cancel,
+        body_limit=imports.BODY_LIMIT,
+    ),
     Resource("/api/v1/coverage/", GET=insight.get_coverage),
     Resource("/api/v1/conflicts/", GET=insight.get_conflicts),
     Resource("/api/v1/policies/", GET=insight.get_policies, PUT=insight.put_policies),
@@ -259,6 +269,8 @@ class Envelope:
         headers: dict[str, str] = {}
         if isinstance(error, RequestTimeout | PayloadTooLarge):
             headers["Connection"] = "close"  # the rest of the body is not waited for
+        if isinstance(error, UploadConflict):
+            headers["Upload-Offset"] = str(error.offset)
         if "knownas.allow" in scope:
             headers["Allow"] = scope["knownas.allow"]
         if error.retry_after is not None:
@@ -293,11 +305,13 @@ def create_app(  # noqa: PLR0913 - what it is put together from
     *,
     console: ASGIApp | None = None,
     dispatcher: "Dispatcher | None" = None,
+    run_imports: Callable[[], Awaitable[None]] | None = None,
     new_request_id: Callable[[], bytes] | None = None,
 ) -> Application:
     """Make the application over a registry, which it closes when it stops.
 
-    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves.
+    The `console` answers at and below `/console/`, the `dispatcher` delivers as long as it serves,
+    `run_imports` has uploaded files imported by another process.
     With `shared` memory its metrics are those of all processes that have it. Request ids are random
     unless `new_request_id` makes them.
     """
@@ -314,7 +328,10 @@ def create_app(  # noqa: PLR0913 - what it is put together from
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> Any:  # noqa: ANN401 - an async generator without values
         beside = asyncio.gather(
-            keep_up(registry, settings.history_days), keep_erasing(registry), keep_sampling(metrics)
+            keep_up(registry, settings.history_days),
+            keep_erasing(registry),
+            keep_importing(registry, run_imports),
+            keep_sampling(metrics),
         )
         delivering = asyncio.create_task(dispatcher.run(draining)) if dispatcher else None
         yield

@@ -1,14 +1,20 @@
-"""What a server does beside the requests: it lets go of old history, and of what was erased."""
+"""What a server does beside the requests.
+
+It lets go of old history, and of what was erased, and imports files that were uploaded.
+"""
 
 import asyncio
 import contextlib
 import random
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from knownas import logs
+from knownas.erasing import Subjects
 from knownas.errors import ServiceUnavailable
 from knownas.metrics import SAMPLE_SECONDS, Metrics
 from knownas.registry import Registry
+from knownas.transfer.uploaded import Worker
 
 PERIOD_SECONDS: Final = 600.0
 """How often it looks; of several processes whichever comes first finds something to do."""
@@ -65,3 +71,23 @@ async def keep_erasing(registry: Registry) -> None:
             log.error("erasures_wait", type=type(error).__name__, at=logs.place_of(error))  # noqa: TRY400 - a text of an error may name a person
         await registry.eraser.wait(LOOK_SECONDS)
         await asyncio.sleep(SHARED_SECONDS)
+
+
+async def keep_importing(registry: Registry, run: Callable[[], Awaitable[None]] | None) -> None:
+    """Import what was uploaded, here or by processes that have ended, until it is cancelled.
+
+    `run` has another process do it, so that it takes no time of this one's; without it, it is done
+    here.
+    """
+    log = logs.get()
+    worker = Worker(registry.storage, Subjects(registry.vault), registry.now)
+    while True:
+        try:
+            await worker.keep_up()
+            while await worker.is_wanted():
+                await (worker.work() if run is None else run())
+        except ServiceUnavailable:
+            log.warning("imports_wait")
+        except Exception as error:  # noqa: BLE001 - the next one is imported, whatever it is
+            log.error("imports_wait", type=type(error).__name__, at=logs.place_of(error))  # noqa: TRY400 - a text of an error may name a person
+        await registry.uploads.wait(LOOK_SECONDS)

@@ -36,12 +36,15 @@ _CUSTOMER: Final = CUSTOMER_HEADER.encode()
 _PROFILE: Final = PROFILE_HEADER.encode()
 POSITION_HEADER: Final = "knownas-log-position"
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
+UPLOAD_OFFSET: Final = "upload-offset"
+UPLOAD_COMPLETE: Final = "upload-complete"
 WHO_HEADERS: Final = (CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER)
 _MUST_BE_ONE: Final = frozenset(
     name.encode()
     for name in (
         *(CUSTOMER_HEADER, PROFILE_HEADER, SDK_PROFILE_HEADER),
         *(POSITION_HEADER, IDEMPOTENCY_HEADER, "content-type"),
+        *(UPLOAD_OFFSET, UPLOAD_COMPLETE),
     )
 )
 IF_MATCH: Final = "if-match"
@@ -68,11 +71,14 @@ STATUS: Final = {
     "webhook_not_found": 404,
     "dead_letter_not_found": 404,
     "upstream_not_found": 404,
+    "import_not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
     "identifier_taken": 409,
     "identifier_shared": 409,
     "batch_failed": 409,
+    "upload_conflict": 409,
+    "too_many_imports": 409,
     "cursor_expired": 410,
     "history_expired": 410,
     "precondition_failed": 412,
@@ -84,6 +90,7 @@ STATUS: Final = {
     "internal_error": 500,
     "feature_not_configured": 501,
     "service_unavailable": 503,
+    "insufficient_storage": 507,
 }
 """The one table from error code to HTTP status."""
 

@@ -14,6 +14,7 @@ from knownas.editing import Edit, Needs
 from knownas.erasures import Erasures
 from knownas.errors import KnownasError, ServiceUnavailable
 from knownas.history import SERVER, Change, ChangesPage, CoverageDay, Shared, Source
+from knownas.imports import Imports
 from knownas.lookups import Holders, Sought
 from knownas.model import (
     ApiKey,
@@ -80,6 +81,11 @@ class Storage(Protocol):
     @property
     def inbound(self) -> Inbound:
         """What is kept of webhooks that others send."""
+        ...
+
+    @property
+    def imports(self) -> Imports:
+        """Imports that are uploaded."""
         ...
 
     @property

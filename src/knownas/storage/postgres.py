@@ -45,6 +45,7 @@ from knownas.storage.postgres_edit import Job
 from knownas.storage.postgres_erasures import PostgresErasures
 from knownas.storage.postgres_errors import OUTRUN, Outrun, translated
 from knownas.storage.postgres_gather import Gathering, Links
+from knownas.storage.postgres_imports import PostgresImports
 from knownas.storage.postgres_link import Link, Target
 from knownas.storage.postgres_shadows import PostgresShadows
 from knownas.storage.postgres_state import Write
@@ -157,6 +158,7 @@ class PostgresStorage:
         )
         self.webhooks = postgres_webhooks.PostgresWebhooks(self._read, self._write_for_webhooks)
         self.inbound = postgres_inbound.PostgresInbound(self._read, self._write_for_webhooks)
+        self.imports = PostgresImports(self._read, self._write_for_webhooks)
         self.shadows = PostgresShadows(self._read, self._write_for_webhooks)
         self.operators = postgres_operators.PostgresOperators(self._read, self._write_for_webhooks)
         self._jobs: set[asyncio.Task[Any]] = set()

@@ -82,6 +82,8 @@ _DELETE_APP: Final = (
     "DELETE FROM shadow_counts WHERE app_id = $1",
     "DELETE FROM shadow_differences WHERE app_id = $1",
     "DELETE FROM audit WHERE app_id = $1",
+    "DELETE FROM imports WHERE app_id = $1",
+    "DELETE FROM import_pieces WHERE app_id = $1",
 )
 
 

@@ -8,7 +8,7 @@ What all servers write, the counts, is written last, in one order by all, and so
 while the transaction commits.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -74,12 +74,18 @@ _HOLDERS: Final = f"""
 SELECT a.number, holders.count
 FROM unnest($1::integer[], $2::smallint[], $3::text[], $4::integer[]){_HOLDERS_OF}
 """  # noqa: S608 - what follows is a constant
-_HOLDERS_OF_MANY: Final = f"""
-SELECT a.number, holders.count
-FROM unnest(
-  string_to_array($1, E'\\x1f')::integer[], string_to_array($2, E'\\x1f')::smallint[],
-  string_to_array($3, E'\\x1f'), string_to_array($4, E'\\x1f')::integer[]){_HOLDERS_OF}
-"""  # noqa: S608 - as above
+_HELD_AMONG: Final = """
+SELECT a.value FROM unnest(string_to_array($3, E'\\x1f')) AS a (value)
+CROSS JOIN LATERAL (
+  SELECT 1 FROM identifiers i WHERE i.app_id = $1 AND i.kind = $2 AND i.value = a.value LIMIT 1)
+AS held
+"""
+_SHARED_AMONG: Final = """
+SELECT a.value FROM unnest(string_to_array($3, E'\\x1f')) AS a (value)
+CROSS JOIN LATERAL (
+  SELECT 1 FROM shared_identifiers s
+  WHERE s.app_id = $1 AND s.kind = $2 AND s.value = a.value LIMIT 1) AS shared
+"""
 _SEPARATOR: Final = "\x1f"
 """A control character, so it is in no value."""
 MANY: Final = 1_000
@@ -182,10 +188,13 @@ class Tally:
         profile that had one.
         """
         differences = [one.difference for one in entries]
-        shared = await self._count_holders(link, list(map(_moves, entries, differences)))
+        shared = await self._count_holders(link, await _moves(link, entries, differences))
+        counts: dict[tuple[AppId, int], list[tuple[int, int]]] = {}
         for one, differs in zip(entries, differences, strict=True):
-            for kind, change in counts_of(differs):
-                self._coverage[one.app, one.at // DAY_MS, kind] += change
+            counts.setdefault((one.app, one.at // DAY_MS), []).extend(counts_of(differs))
+        for (app, day), of_day in counts.items():
+            for (kind, change), times in Counter(of_day).items():
+                self._coverage[app, day, kind] += change * times
         return [
             (
                 one.app,
@@ -229,15 +238,65 @@ class Tally:
             await link.fetch(_COVER, *columns(covered))
 
 
-def _moves(entry: Entry, differs: Difference) -> list[Move]:
-    """Return what a profile has no longer, each with what it has instead."""
+async def _moves(
+    link: Link, entries: list[Entry], differences: list[Difference]
+) -> list[list[Move]]:
+    """Return for each entry what its profile has no longer, each with what it has instead.
+
+    Of many it is left out what is of no account to any other profile, now and before.
+    """
+    apps = [one.app for one in entries]
+    if sum(len(differs.identifiers) for differs in differences) <= MANY:
+        return [
+            [
+                (
+                    None if old is None else (app, kind, old),
+                    None if new is None else (app, kind, new),
+                )
+                for kind, old, new in differs.identifiers
+            ]
+            for app, differs in zip(apps, differences, strict=True)
+        ]
+    others = await _of_others(link, apps, differences)
+    if not others:
+        return [[] for _ in entries]
     return [
-        (
-            None if old is None else (entry.app, kind, old),
-            None if new is None else (entry.app, kind, new),
-        )
-        for kind, old, new in differs.identifiers
+        [
+            (_if_among(others, app, kind, old), _if_among(others, app, kind, new))
+            for kind, old, new in differs.identifiers
+        ]
+        for app, differs in zip(apps, differences, strict=True)
     ]
+
+
+def _if_among(others: set[Holding], app: AppId, kind: int, value: str | None) -> Holding | None:
+    if value is None:
+        return None
+    holding = (app, kind, value)
+    return holding if holding in others else None
+
+
+async def _of_others(link: Link, apps: list[AppId], differences: list[Difference]) -> set[Holding]:
+    """Return which identifiers that are lost or got several profiles have, get or lose."""
+    got = defaultdict[tuple[AppId, int], list[str]](list)
+    lost = defaultdict[tuple[AppId, int], list[str]](list)
+    for app, differs in zip(apps, differences, strict=True):
+        for kind, old, new in differs.identifiers:
+            if new is not None:
+                got[app, kind].append(new)
+            if old is not None:
+                lost[app, kind].append(old)
+    found: set[Holding] = set()
+    for statement, of in ((_HELD_AMONG, got), (_SHARED_AMONG, lost)):
+        for key, values in of.items():
+            text = _SEPARATOR.join(sorted(values))
+            found.update((*key, value) for (value,) in await link.fetch(statement, *key, text))
+    for key in got.keys() | lost.keys():
+        values = got[key] + lost[key]
+        if len(set(values)) < len(values):
+            counts = Counter(values)
+            found.update((*key, value) for value, times in counts.items() if times > 1)
+    return found
 
 
 def _move(moves: list[Move], holders: dict[Holding, int]) -> tuple[int, ...]:
@@ -258,12 +317,7 @@ async def _holders(link: Link, most: dict[Holding, int]) -> dict[Holding, int]:
     if not most:
         return {}
     listed = in_order(most)
-    brought = columns((*key, most[key]) for key in listed)
-    if len(listed) > MANY:
-        texts = [_SEPARATOR.join(map(str, column)) for column in brought]
-        found = await link.fetch(_HOLDERS_OF_MANY, *texts)
-    else:
-        found = await link.fetch(_HOLDERS, *brought)
+    found = await link.fetch(_HOLDERS, *columns((*key, most[key]) for key in listed))
     # Most of what is new nobody has, and what is not there needs no way back.
     return dict.fromkeys(listed, 0) | {listed[number - 1]: count for number, count in found}
 

@@ -78,6 +78,8 @@ class Wanted(msgspec.Struct):
     answers: set[AnswerKey] = msgspec.field(default_factory=set)
     changes: set[ChangeKey] = msgspec.field(default_factory=set)
     ages: set[ProfileKey] = msgspec.field(default_factory=set)
+    all_ages: set[AppId] = msgspec.field(default_factory=set)
+    """Apps of whose profiles the ages are wanted, too."""
 
     def add(self, app: AppId, needs: Needs) -> None:
         """Want what an edit needs."""
@@ -87,6 +89,8 @@ class Wanted(msgspec.Struct):
         self.holdings |= {(app, *value) for value in needs.values}
         if needs.answer is not None:
             self.answers.add((app, needs.answer))
+        if needs.ages:
+            self.all_ages.add(app)
 
     def add_all(self, other: "Wanted") -> None:
         """Want what the other wants, too."""
@@ -154,7 +158,8 @@ class Held:
         await self.follow(link, wanted.names | self._missed(wanted.customers, wanted.profiles))
         await self._find_answers(link, wanted.answers - self.answers.keys())
         await self._find_changes(link, wanted.changes - self.changes.keys())
-        await self._find_ages(link, wanted.ages - self.ages.keys())
+        ages = wanted.ages | {key for key in self.profiles if key[0] in wanted.all_ages}
+        await self._find_ages(link, ages - self.ages.keys())
 
     async def find_customers(self, link: Link, keys: set[CustomerKey]) -> None:
         """Find the profiles of customers, which are to be locked before anything else is done."""

@@ -56,6 +56,8 @@ class State:
         """Identifiers that no other profile may have."""
         self.entries: list[Entry] = []
         """What has changed so far."""
+        self._changed: dict[ProfileKey, None] = {}
+        """Of whom that tells."""
         self._revisions = dict(held.revisions)
         self._holders = {holding: dict.fromkeys(of) for holding, of in held.holders.items()}
         self._deleted_apps = held.deleted_apps
@@ -171,6 +173,8 @@ class State:
                 self._own_names(key, after.customer_user_id)
         if self._holders:
             self._move(key, before, after)
+        if key not in self._changed:
+            self._set(self._changed, key, None)
         self.entries.append(entry)
 
     def _own_names(self, key: ProfileKey, customer: str | None) -> None:
@@ -214,6 +218,8 @@ class State:
     def ages_of(self, key: ProfileKey) -> dict[int, int]:
         """Return of which times a profile's identifiers are, after all steps."""
         kept = self.ages.get(key, Ages())
+        if key not in self._changed:
+            return dict(kept.times)
         return kept.followed_by(
             (entry.at, entry.difference)
             for entry in self.entries

@@ -15,7 +15,8 @@ from typing import Any, Final
 from knownas.editing import Ages, Alias, Answer
 from knownas.erasing import Subjects, new_names
 from knownas.errors import FeatureNotConfigured
-from knownas.model import NO_IDENTIFIERS, AppId, Profile
+from knownas.history import differing
+from knownas.model import NO_IDENTIFIERS, AppId, Identifiers, Profile
 from knownas.storage import postgres_reads as reads
 from knownas.storage import postgres_tombstones as tombstones
 from knownas.storage import rows
@@ -277,21 +278,40 @@ async def _store_customers(link: Link, before: Customers, after: Customers) -> N
 async def _store_identifiers(
     link: Link, before: Profiles, after: Profiles, claimed: Collection[IdentifierKey]
 ) -> None:
-    changed = {key for key in before.keys() | after.keys() if before.get(key) is not after.get(key)}
-    old = identifier_keys({key: before[key] for key in changed & before.keys()})
-    new = identifier_keys({key: after[key] for key in changed & after.keys()})
-    if gone := old - new:
-        await link.fetch(DELETE_IDENTIFIERS, *columns(sorted(gone)))
-    come = new - old
-    if exclusive := come.intersection(claimed):
+    gone, come = _moved(before, after)
+    if gone:
+        await link.fetch(DELETE_IDENTIFIERS, *columns(reads.in_order(gone)))
+    if exclusive := set(claimed).intersection(come) if claimed else set():
         made = await link.fetch(_CLAIM_IDENTIFIERS, *columns(sorted(exclusive)))
         if len(made) < len(exclusive):
             raise Outrun
-    others = reads.in_order(come - exclusive)
+        come = [key for key in come if key not in exclusive]
+    others = reads.in_order(come)
     if len(others) > MANY:
         await stream(link, "identifiers", IDENTIFIER_COLUMNS, others)
     elif others:
         await link.fetch(INSERT_IDENTIFIERS, *columns(others))
+
+
+def _moved(before: Profiles, after: Profiles) -> tuple[list[IdentifierKey], list[IdentifierKey]]:
+    """Return which identifiers profiles have no longer, and which they have instead."""
+    gone: list[IdentifierKey] = []
+    come: list[IdentifierKey] = []
+    for key in before.keys() | after.keys():
+        old, new = before.get(key), after.get(key)
+        if old is new:
+            continue
+        app, profile_id = key
+        for kind, lost, got in differing(_identifiers(old), _identifiers(new)):
+            if lost is not None:
+                gone.append((app, kind, lost, profile_id))
+            if got is not None:
+                come.append((app, kind, got, profile_id))
+    return gone, come
+
+
+def _identifiers(profile: Profile | None) -> Identifiers:
+    return NO_IDENTIFIERS if profile is None else profile.identifiers
 
 
 async def _store_aliases(

@@ -9,6 +9,7 @@ from knownas.deliveries import Delivery, Failure, Webhook
 from knownas.editing import Ages, TakenBack
 from knownas.erasing import customer_name, profile_name
 from knownas.history import Change, Difference, Source
+from knownas.imports import ENDED, Import
 from knownas.model import (
     NO_IDENTIFIERS,
     ApiKey,
@@ -61,6 +62,7 @@ _decode_types = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_policies = msgspec.json.Decoder(dict[str, Policy]).decode
 _decode_results = msgspec.json.Decoder(dict[str, Result]).decode
 _decode_upstream = msgspec.json.Decoder(Upstream).decode
+to_import = msgspec.json.Decoder(Import).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -177,6 +179,11 @@ def from_upstream(upstream: Upstream | None) -> str | None:
 def to_upstream(text: str | None) -> Upstream | None:
     """Return what `from_upstream` was given."""
     return None if text is None else _decode_upstream(text)
+
+
+def from_import(one: Import) -> tuple[int | None, str]:
+    """Return when an import has ended, and all of it as JSON, which `to_import` takes."""
+    return (one.changed_at if one.state in ENDED else None), _encode(one).decode()
 
 
 def to_results(text: str) -> dict[str, Result]:

@@ -50,6 +50,7 @@ from knownas.storage.sqlite_checkpoint import Checkpoints
 from knownas.storage.sqlite_edit import SqliteEdit, prune_answers
 from knownas.storage.sqlite_erasures import SqliteErasures
 from knownas.storage.sqlite_errors import translated, translating
+from knownas.storage.sqlite_imports import SqliteImports
 from knownas.storage.sqlite_reserve import Reserve
 from knownas.storage.sqlite_shadows import SqliteShadows
 from knownas.storage.sqlite_tombstones import Gate, admit, require_app
@@ -124,6 +125,7 @@ class SqliteStorage:
         self._writer = GroupCommit(writer, self._end_turn, checkpoints, reserve, self.work)
         self.webhooks = sqlite_webhooks.SqliteWebhooks(self._writer, self._beside)
         self.inbound = sqlite_inbound.SqliteInbound(self._writer, self._beside)
+        self.imports = SqliteImports(self._path, self._writer, self._beside)
         self.shadows = SqliteShadows(self._writer, self._beside)
         self.operators = sqlite_operators.SqliteOperators(self._writer, self._beside)
         self._closed = False
@@ -323,10 +325,10 @@ class SqliteStorage:
         needs: Needs | None = None,
     ) -> T:
         """See `Storage.edit`."""
-        refs = needs.refs if needs is not None else ()
+        known = needs or Needs()
 
         def in_transaction(write: apsw.Connection) -> T:
-            edit = SqliteEdit(write, app, self._subjects, now, by, refs)
+            edit = SqliteEdit(write, app, self._subjects, now, by, known)
             made = work(edit)
             edit.finish()
             return made
@@ -335,7 +337,7 @@ class SqliteStorage:
             with sqlite_profiles.large_cache(write):
                 return in_transaction(write)
 
-        return await self._writer.run(with_memory if len(refs) > FEW_REFS else in_transaction)
+        return await self._writer.run(with_memory if len(known.refs) > FEW_REFS else in_transaction)
 
     # --- history, feed and counts ---------------------------------------------------------------
 
@@ -407,6 +409,7 @@ class SqliteStorage:
     async def delete_app(self, app: AppId) -> None:
         """See `Storage.delete_app`."""
         await self._writer.run(lambda write: sqlite_apps.delete(write, app), erases=True)
+        await self.imports.sweep()
 
     async def add_key(
         self,

@@ -46,6 +46,7 @@ _DELETE_APP: Final = (
     "DELETE FROM shadow_counts WHERE app_id = ?",
     "DELETE FROM shadow_differences WHERE app_id = ?",
     "DELETE FROM audit WHERE app_id = ?",
+    "DELETE FROM imports WHERE app_id = ?",
     "DELETE FROM api_keys WHERE app_id = ?",
     "DELETE FROM apps WHERE id = ?",
 )

@@ -5,9 +5,11 @@ The writing ones run inside the transaction that changes a profile.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import apsw
+import msgspec
 
 from knownas.editing import TakenBack
 from knownas.errors import CursorExpired
@@ -75,16 +77,38 @@ _COUNT_SHARED: Final = """
 SELECT kind, count(*) FROM shared_identifiers WHERE app_id = ? GROUP BY kind ORDER BY kind
 """
 MAX_REVISION: Final = 2**62
+_FEW: Final = 100
+"""Changes that are written as they come: more of them are quicker in the order of an index."""
 
 
 class Entry(NamedTuple):
-    """What a change is noted of."""
+    """A change of one profile, as it will be noted."""
 
-    before: Profile | None
-    after: Profile | None
+    profile_id: ProfileId
+    revision: int
     at: int
-    shared: tuple[int, ...] = ()
-    undoes: TakenBack | None = None
+    differs: Difference
+    about: str | None
+
+    def with_shared(self, kinds: tuple[int, ...]) -> "Entry":
+        """Return it with the kinds of whose new values others had the same."""
+        return self._replace(differs=msgspec.structs.replace(self.differs, shared=kinds))
+
+
+def entry(
+    before: Profile | None, after: Profile | None, at: int, undoes: TakenBack | None = None
+) -> Entry:
+    """Return the change that leads from one state of a profile to another; one of them is there."""
+    known = after or before
+    if known is None:
+        raise ValueError("A change has a profile before it, after it, or both.")
+    return Entry(
+        known.profile_id,
+        after.revision if after else known.revision + 1,
+        at,
+        difference(before, after, takes_back=undoes.revision if undoes else 0),
+        rows.about(before, after, undoes),
+    )
 
 
 def next_revision(connection: apsw.Connection, app: AppId, profile_id: ProfileId) -> int:
@@ -107,22 +131,19 @@ def last_revisions(
 def note(connection: apsw.Connection, app: AppId, entries: Iterable[Entry], by: Source) -> None:
     """Write what changed into the history, and count it."""
     source = by.text()
-    counted: Counter[tuple[int, int]] = Counter()
+    counts: dict[int, list[tuple[int, int]]] = {}
     noted = []
-    for before, after, at, shared, undoes in entries:
-        known = after or before
-        if known is None:
-            continue
-        revision = after.revision if after else known.revision + 1
-        takes_back = undoes.revision if undoes else 0
-        differs = difference(before, after, shared, takes_back)
-        about = rows.about(before, after, undoes)
+    for profile_id, revision, at, differs, about in entries:
         text = rows.from_difference(differs)
-        noted.append((app, to_blob(known.profile_id), revision, at, source, text, about))
-        day = at // DAY_MS
-        for kind, change in counts_of(differs):
-            counted[day, kind] += change
+        noted.append((app, to_blob(profile_id), revision, at, source, text, about))
+        counts.setdefault(at // DAY_MS, []).extend(counts_of(differs))
+    if len(noted) > _FEW:
+        noted.sort(key=itemgetter(1))  # those of one profile stay in their order
     connection.executemany(_INSERT, noted)
+    counted: Counter[tuple[int, int]] = Counter()
+    for day, of_day in counts.items():
+        for (kind, change), times in Counter(of_day).items():
+            counted[day, kind] += change * times
     _count(connection, app, counted)
 
 

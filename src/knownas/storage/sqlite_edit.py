@@ -1,6 +1,6 @@
 """An edit on SQLite: each step is a statement on the writer's connection, in its transaction."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import apsw
@@ -12,6 +12,7 @@ from knownas.editing import (
     Ages,
     Alias,
     Answer,
+    Needs,
     TakenBack,
     alias_names,
 )
@@ -20,10 +21,11 @@ from knownas.errors import ProfileNotFound
 from knownas.history import Change, Source
 from knownas.lookups import Sought
 from knownas.model import AppId, Profile, ProfileId, ProfileRef
-from knownas.storage import rows, sqlite_aliases, sqlite_changes, sqlite_profiles
-from knownas.storage.sqlite_changes import Entry
+from knownas.storage import rows, sqlite_aliases, sqlite_changes, sqlite_many, sqlite_profiles
+from knownas.storage.sqlite_changes import Entry, entry
 from knownas.storage.sqlite_ids import to_blob
 from knownas.storage.sqlite_index import Moves, add_moves, index
+from knownas.storage.sqlite_many import Pending
 from knownas.storage.sqlite_tombstones import Gate
 
 _ANSWER: Final = """
@@ -46,9 +48,8 @@ _Found = tuple[int, Profile] | None
 class SqliteEdit:
     """`knownas.editing.Edit` on a connection.
 
-    What was found is kept, as it becomes: nobody else writes meanwhile. The reverse index and the
-    history are written at the end, or before something is asked of them: for many profiles that is
-    done in the order of the index, and counted once.
+    What was found is kept, as it becomes: nobody else writes meanwhile. So all is written at the
+    end, or before something is asked that only the tables tell: each table once, in its own order.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - where, when, by whom, and what for
@@ -58,11 +59,11 @@ class SqliteEdit:
         subjects: Subjects,
         now: int,
         by: Source,
-        refs: Sequence[ProfileRef] = (),
+        needs: Needs,
     ) -> None:
         """Write into the transaction that the connection is in, at `now`, as `by`.
 
-        Profiles that are named by `refs` are read at once. `finish` has to be called at the end.
+        Profiles that it `needs` are read at once. `finish` has to be called at the end.
         """
         self._connection = connection
         self._subjects = subjects
@@ -73,6 +74,10 @@ class SqliteEdit:
         self._has_merged: bool | None = None
         self._entries: list[Entry] = []
         self._moves: Moves = {}
+        self._pending: dict[ProfileId, Pending] = {}
+        self._ages: dict[ProfileId, Ages] = {}
+        self._next_number: int | None = None
+        refs = needs.refs
         customers = {ref.customer_user_id for ref in refs if ref.customer_user_id is not None}
         ids = {ref.profile_id for ref in refs if ref.profile_id is not None}
         self._customers: dict[str, _Found] = dict.fromkeys(customers)
@@ -89,13 +94,16 @@ class SqliteEdit:
         """Of ids that had no profile at the beginning, that of the last one."""
 
     def finish(self) -> None:
-        """Write what was put into the reverse index and the history."""
-        shared = index(self._connection, self._app, self._moves)
-        entries = [
-            one._replace(shared=shared[at]) if at in shared else one
-            for at, one in enumerate(self._entries)
-        ]
-        sqlite_changes.note(self._connection, self._app, entries, self._by)
+        """Write what was put."""
+        sqlite_many.write(self._connection, self._app, list(self._pending.values()))
+        self._pending.clear()
+        for profile_id, ages in self._ages.items():
+            key = (self._app, to_blob(profile_id))
+            self._connection.execute(_KEEP_AGES, (rows.from_ages(ages), *key))
+        self._ages.clear()
+        for at, kinds in index(self._connection, self._app, self._moves).items():
+            self._entries[at] = self._entries[at].with_shared(kinds)
+        sqlite_changes.note(self._connection, self._app, self._entries, self._by)
         self._moves.clear()
         self._entries.clear()
 
@@ -152,11 +160,12 @@ class SqliteEdit:
         del exclusive
         if after == before and undoes is None:
             return after
-        if before is None or before.customer_user_id != after.customer_user_id:
+        is_named_anew = before is None or before.customer_user_id != after.customer_user_id
+        if is_named_anew:
             self._gate = self._gate or Gate(self._connection, self._app, self._subjects)
             after = self._gate.admit(before, after, anew_at=self._now if anew else None)
-        number = None
         if before is None:
+            number = self._new_number()
             revision = self._next_revision(after.profile_id)
         else:
             number = self._number_of(before)
@@ -166,11 +175,15 @@ class SqliteEdit:
             updated_at=max(self._now, before.updated_at if before else after.created_at),
             revision=revision,
         )
-        number = sqlite_profiles.write(
-            self._connection, self._app, number, before, kept, has_merged=self._any_merged()
-        )
-        add_moves(self._moves, len(self._entries), number, before, kept)
-        self._entries.append(Entry(before, kept, kept.updated_at, (), undoes))
+        known = self._pending.get(kept.profile_id)
+        there = known.before if known else before
+        self._pending[kept.profile_id] = Pending(number, there, kept)
+        if is_named_anew and self._any_merged():
+            names = alias_names(ProfileRef(kept.customer_user_id, kept.profile_id))
+            sqlite_aliases.end(self._connection, self._app, names)
+        noted = entry(before, kept, kept.updated_at, undoes)
+        add_moves(self._moves, len(self._entries), number, noted.differs.identifiers)
+        self._entries.append(noted)
         if before is not None:
             self._forget(before)
         self._ids[kept.profile_id] = number, kept
@@ -183,6 +196,12 @@ class SqliteEdit:
         if last is not None:
             return last + 1
         return sqlite_changes.next_revision(self._connection, self._app, profile_id)
+
+    def _new_number(self) -> int:
+        if self._next_number is None:
+            self._next_number = sqlite_many.next_number(self._connection)
+        self._next_number += 1
+        return self._next_number - 1
 
     def _number_of(self, profile: Profile) -> int:
         found = self._by_id(profile.profile_id)
@@ -227,11 +246,14 @@ class SqliteEdit:
 
     def ages(self, profile: Profile) -> Mapping[int, int]:
         """See `Edit.ages`."""
-        key = (self._app, to_blob(profile.profile_id))
-        kept = rows.to_ages(self._connection.execute(_AGES, key).get)
+        kept = self._ages.get(profile.profile_id)
+        if kept is None:
+            key = (self._app, to_blob(profile.profile_id))
+            kept = rows.to_ages(self._connection.execute(_AGES, key).get)
         if kept.revision == profile.revision:
             return kept.times
-        self.finish()
+        if profile.profile_id in self._pending:
+            self.finish()
         changes = sqlite_changes.history(
             self._connection, self._app, profile.profile_id, None, MAX_CHANGES
         )
@@ -240,9 +262,7 @@ class SqliteEdit:
 
     def keep_ages(self, profile: Profile, times: Mapping[int, int]) -> None:
         """See `Edit.keep_ages`."""
-        text = rows.from_ages(Ages(profile.revision, times))
-        key = (self._app, to_blob(profile.profile_id))
-        self._connection.execute(_KEEP_AGES, (text, *key))
+        self._ages[profile.profile_id] = Ages(profile.revision, times)
 
     def answer(self, key: str) -> Answer | None:
         """See `Edit.answer`."""

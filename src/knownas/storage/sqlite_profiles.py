@@ -1,7 +1,6 @@
 """A profile in its tables: functions on a connection, inside the caller's transaction."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -11,9 +10,10 @@ import msgspec
 
 from knownas.editing import TakenBack, alias_names
 from knownas.errors import KnownasError, ProfileNotFound
-from knownas.history import Source
+from knownas.history import Source, differing
 from knownas.lookups import Holder, Holders, Place, Sought
 from knownas.model import (
+    NO_IDENTIFIERS,
     AppId,
     Identifiers,
     Profile,
@@ -22,7 +22,7 @@ from knownas.model import (
 )
 from knownas.storage import rows, sqlite_aliases
 from knownas.storage.rows import to_identifiers
-from knownas.storage.sqlite_changes import Entry, next_revision, note
+from knownas.storage.sqlite_changes import Entry, entry, next_revision, note
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
 from knownas.storage.sqlite_index import Moves, add_moves, index
 from knownas.storage.sqlite_tombstones import Gate
@@ -133,7 +133,7 @@ def delete(  # noqa: PLR0913, PLR0917 - whom, when, by whom, and if
     if check is not None:
         check(profile)
     take_out(connection, app, number, profile)
-    note(connection, app, [Entry(profile, None, max(now, profile.updated_at))], by)
+    note(connection, app, [entry(profile, None, max(now, profile.updated_at))], by)
     return profile
 
 
@@ -142,7 +142,8 @@ def take_out(connection: apsw.Connection, app: AppId, number: int, profile: Prof
     connection.execute(_DELETE_PROFILE, (number,))
     if profile.customer_user_id is not None:
         connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
-    index(connection, app, add_moves({}, 0, number, profile, None))
+    lost = differing(profile.identifiers, NO_IDENTIFIERS)
+    index(connection, app, add_moves({}, 0, number, lost))
 
 
 def after(
@@ -350,24 +351,22 @@ def store(  # noqa: PLR0913, PLR0917 - both states, and by whom
     undoes: TakenBack | None = None,
 ) -> None:
     """Write what differs between `before` and `after`, in all tables, and note it."""
-    number = write(connection, app, number, before, after)
-    shared = index(connection, app, add_moves({}, 0, number, before, after))
-    note(connection, app, [Entry(before, after, after.updated_at, shared.get(0, ()), undoes)], by)
+    number = _write(connection, app, number, before, after)
+    noted = entry(before, after, after.updated_at, undoes)
+    moves = add_moves({}, 0, number, noted.differs.identifiers)
+    for kinds in index(connection, app, moves).values():
+        noted = noted.with_shared(kinds)
+    note(connection, app, [noted], by)
 
 
-def write(  # noqa: PLR0913 - both states, and what else there is
+def _write(
     connection: apsw.Connection,
     app: AppId,
     number: int | None,
     before: Profile | None,
     after: Profile,
-    *,
-    has_merged: bool = True,
 ) -> int:
-    """Write a profile's own row and its customer's, and return the row's number.
-
-    Without `has_merged` the app has no aliases, of which one could end.
-    """
+    """Write a profile's own row and its customer's, and return the row's number."""
     row = _to_row(app, after)
     if number is None:
         connection.execute(_INSERT_PROFILE, row)
@@ -380,7 +379,7 @@ def write(  # noqa: PLR0913 - both states, and what else there is
             connection.execute(_DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
-    if has_merged and (before is None or customer_before != after.customer_user_id):
+    if before is None or customer_before != after.customer_user_id:
         sqlite_aliases.end(connection, app, _names(after))
     return number
 
@@ -403,23 +402,15 @@ def add(  # noqa: PLR0913, PLR0917 - what is to be done, when, and by whom
     with large_cache(connection):
         added = _add(connection, app, gate, profiles, old)
     moves: Moves = {}
+    noted: list[Entry] = []
     for at, (number, one) in enumerate(added):
-        add_moves(moves, at, number, None, one)
-    shared = index(connection, app, moves)
-    new = [one for _, one in added]
-    replaced = {one.profile_id for one in new}
-    note(
-        connection,
-        app,
-        itertools.chain(
-            (Entry(one, None, now) for key, one in old.items() if key not in replaced),
-            (
-                Entry(old.get(one.profile_id), one, now, shared.get(at, ()))
-                for at, one in enumerate(new)
-            ),
-        ),
-        by,
-    )
+        add_moves(moves, at, number, differing(NO_IDENTIFIERS, one.identifiers))
+        noted.append(entry(old.get(one.profile_id), one, now))
+    for at, kinds in index(connection, app, moves).items():
+        noted[at] = noted[at].with_shared(kinds)
+    replaced = {one.profile_id for one in noted}
+    ended = [entry(one, None, now) for key, one in old.items() if key not in replaced]
+    note(connection, app, ended + noted, by)
     return len(added)
 
 

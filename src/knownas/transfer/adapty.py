@@ -6,7 +6,6 @@ dictionary as Python prints it, with single quotes, and `profile_id` may be empt
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Final
 
 from knownas.errors import FieldError, ValidationError, noting
@@ -22,6 +21,7 @@ from knownas.transfer.rows import (
     identifiers_of,
     nobody,
 )
+from knownas.webhooks.adapty import time_of
 
 EXPORT_COLUMN: Final = "integration_ids"
 """The column that tells the export of events from other tables."""
@@ -71,7 +71,11 @@ def _events(table: Table, ignored: IgnoredNames) -> Iterator[Event | Bad]:
             with noting(problems):
                 profile_id = clean_profile_id(values[profile_at].strip(), source="profile_id")
         customer = customer_of(values[customer_at], problems)
-        happened = _time(values[time_at], problems)
+        happened = 0
+        try:
+            happened = time_of(values[time_at].strip(), source="event_datetime")
+        except ValidationError as error:
+            problems += error.fields
         identifiers = _identifiers(values[dictionary_at], problems, ignored)
         if problems:
             yield Bad(line, tuple(problems))
@@ -79,18 +83,6 @@ def _events(table: Table, ignored: IgnoredNames) -> Iterator[Event | Bad]:
             yield nobody(line)
         else:
             yield Event(line, ProfileRef(customer, profile_id), happened, identifiers)
-
-
-def _time(text: str, problems: list[FieldError]) -> int:
-    """Return microseconds since 1970."""
-    try:
-        given = datetime.fromisoformat(text.strip())
-        given = given if given.tzinfo else given.replace(tzinfo=UTC)
-        return round(given.timestamp() * 1_000_000)
-    except (ValueError, OverflowError):
-        told = "Must be a time, as 2000-01-31T00:00:00.000000+0000."
-        problems.append(FieldError("event_datetime", told))
-        return 0
 
 
 def _identifiers(text: str, problems: list[FieldError], ignored: IgnoredNames) -> Identifiers:

@@ -6,7 +6,7 @@ from typing import Final
 
 from knownas.errors import FieldError
 from knownas.transfer import TransferError
-from knownas.transfer.rows import OWN_COLUMNS, Bad, IgnoredNames, Record, RowMaker
+from knownas.transfer.rows import COLUMNS, Bad, IgnoredNames, Record, RowMaker
 from knownas.transfer.unpacking import MAX_LINE, TOO_LONG, Lines
 
 _DELIMITERS: Final = ",;\t"
@@ -85,7 +85,7 @@ def records(table: Table, ignored: IgnoredNames) -> Iterator[Record]:
     if "customer_user_id" not in columns:
         # So it is called in the file that Adapty imports.
         columns = ["customer_user_id" if name == "user_id" else name for name in columns]
-    ignored.add(name for name in columns if name not in OWN_COLUMNS)
+    ignored.add(name for name in columns if name not in COLUMNS)
     if not {"profile_id", "customer_user_id"} & set(columns):
         near = [f"{one.name} is near {one.near}" for one in ignored.named if one.near]
         raise TransferError(

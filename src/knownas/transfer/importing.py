@@ -6,6 +6,7 @@ however that was, goes on exactly there.
 """
 
 import asyncio
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from knownas.history import Source as By
 from knownas.model import KINDS, App, Profile, ProfileId
 from knownas.storage import Storage
 from knownas.transfer.formats import Source
+from knownas.transfer.merging import Merged, Terms, merge
 from knownas.transfer.reports import (
     BAD,
     CONFLICT,
@@ -43,8 +45,14 @@ from knownas.transfer.reports import (
 from knownas.transfer.rows import Bad, Record, Row
 from knownas.transfer.unpacking import fingerprint
 
-BATCH: Final = 5_000
-"""Rows to a transaction."""
+BATCH: Final = 20_000
+"""Rows to a transaction, at most: the more they are, the fewer times each page is written."""
+
+LEAST_BATCH: Final = 5_000
+"""Rows to a transaction, unless fewer are asked for: with less of them it would go ever slower."""
+
+BATCH_SECONDS: Final = 2.0
+"""How long a larger transaction may take: so long others may have to wait for it."""
 
 KEPT_MS: Final = 7 * 24 * 3_600_000
 """How long an import that was broken off can go on."""
@@ -64,6 +72,8 @@ class Options(NamedTuple):
     on_error: Literal["skip", "stop"] = "skip"
     restart: bool = False
     """Whether to begin anew where an import of the same file was broken off."""
+    most: int | None = None
+    """Rows to a transaction, at most; None for `BATCH`."""
 
 
 class _Outcome(msgspec.Struct):
@@ -76,6 +86,13 @@ class _Outcome(msgspec.Struct):
     """Where the same file goes on: before the row that stopped it."""
     made: list[tuple[int, Profile | None, Profile]] = msgspec.field(default_factory=list)
     """In a dry run what would be written: line, before, after."""
+
+
+class _Kept(Tally):
+    """How far an import came, as it is kept."""
+
+    run: str = ""
+    """Which run of it wrote this."""
 
 
 class _DryRun(Exception):
@@ -95,13 +112,15 @@ async def run(  # noqa: PLR0913 - where, what, how, and who is told
     *,
     clock: Callable[[], int],
     telling: Telling,
+    key: str | None = None,
 ) -> Report:
     """Import a file into an app, and return what came of it.
 
+    Under a `key` it is known how far it came; without one the file itself tells which it is.
     `open_source` opens it: twice where the import is atomic. Raises TransferError, what of the
     file was imported by then is kept; ServiceUnavailable when the database is away for a minute.
     """
-    importer = _Import(storage, subjects, app, options, clock, telling)
+    importer = _Import(storage, subjects, app, options, clock, telling, key)
     if options.atomic and (refused := await importer.refuse_bad(open_source())) is not None:
         return refused
     return await importer.run(open_source())
@@ -118,23 +137,27 @@ class _Import:
         options: Options,
         clock: Callable[[], int],
         telling: Telling,
+        key: str | None = None,
     ) -> None:
         self._storage = storage
         self._subjects = subjects
         self._app = app
         self._options = options
+        self._most = options.most or BATCH
+        self._batch = min(LEAST_BATCH, self._most)
         self._clock = clock
         self._telling = telling
         self._problems: list[Problem] = []
         self._began = time.monotonic()
-        self._key = ""
+        self._key = key or ""
+        self._run_id = secrets.token_hex(8)
 
     async def refuse_bad(self, source: Source) -> Report | None:
         """Read all rows; return a report where one is bad, of which nothing is to be written."""
         tally = Tally()
         stopped_at = None
         try:
-            while records := await asyncio.to_thread(_next, source.records):
+            while records := await asyncio.to_thread(_next, source.records, self._batch):
                 tally.rows += len(records)
                 for one in records:
                     if isinstance(one, Bad) and stopped_at is None:
@@ -157,7 +180,7 @@ class _Import:
             source.close()
 
     async def _run(self, source: Source) -> Report:
-        self._key = f"import {fingerprint(source.path)} {source.format}"
+        self._key = self._key or f"import {fingerprint(source.path)} {source.format}"
         tally = await self._begin()
         went_on_after = tally.rows
         shared = await self._storage.count_shared(self._app.id)
@@ -165,7 +188,7 @@ class _Import:
         writing: asyncio.Task[_Outcome] | None = None
         stopped_at = None
         try:
-            while batch := await asyncio.to_thread(_next, records):
+            while batch := await asyncio.to_thread(_next, records, self._batch):
                 done = source.done()
                 if writing is not None:
                     tally, stopped_at = self._note(await writing)
@@ -202,7 +225,7 @@ class _Import:
         kept = await self._storage.edit(
             self._app.id, lambda edit: edit.answer(self._key), now=self._clock(), by=_BY
         )
-        return _tally(kept, self._clock())
+        return _kept(kept, self._clock())
 
     async def _end(self) -> None:
         """Forget how far it came."""
@@ -230,34 +253,48 @@ class _Import:
             for kind in exclusive
             if (value := one.identifiers[kind]) is not None
         ]
-        needs = Needs(refs=refs, values=values, answer=self._key)
+        dated = any(isinstance(one, Row) and one.times is not None for one in records)
+        needs = Needs(refs=refs, values=values, answer=self._key, ages=dated)
         now = self._clock()
+        terms = Terms(self._app.policies, exclusive, now)
 
         def work(edit: Edit) -> _Outcome:
             if self._options.dry_run:
-                raise _DryRun(self._merge(edit, before, batch, now))
-            done = _tally(edit.answer(self._key), now)
-            if (more := done.rows - before.rows) > 0:
+                raise _DryRun(self._merge(edit, before, batch, terms))
+            done = _kept(edit.answer(self._key), now)
+            more = done.rows - before.rows
+            if more and done.run != self._run_id:
+                raise ValidationError("Another import of the same file goes on meanwhile.")
+            if more:
                 # The commit of which nothing was heard was made, be it that a row stopped it.
                 return _Outcome(done, [], records[more].line if more < len(records) else None)
-            if more < 0:
-                raise ValidationError("Another import of the same file has begun meanwhile.")
-            outcome = self._merge(edit, before, batch, now)
-            state = msgspec.json.encode(outcome.resume or outcome.tally).decode()
-            edit.keep_answer(self._key, Answer(_FINGERPRINT, state, now + KEPT_MS))
+            outcome = self._merge(edit, before, batch, terms)
+            kept = outcome.resume or outcome.tally
+            state = _Kept(**msgspec.structs.asdict(kept) | {"run": self._run_id})
+            text = msgspec.json.encode(state).decode()
+            edit.keep_answer(self._key, Answer(_FINGERPRINT, text, now + KEPT_MS))
             return outcome
 
         for _ in range(_TRIES):
+            began = time.monotonic()
             try:
-                return await self._storage.edit(self._app.id, work, now=now, by=_BY, needs=needs)
+                outcome = await self._storage.edit(self._app.id, work, now=now, by=_BY, needs=needs)
             except _DryRun as dry:
                 return await self._without_erased(dry.outcome)
             except ServiceUnavailable:
                 await asyncio.sleep(_WAIT_SECONDS)
+            else:
+                self._adapt(len(records), time.monotonic() - began)
+                return outcome
         return await self._storage.edit(self._app.id, work, now=now, by=_BY, needs=needs)
 
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Take as many rows to a transaction as are written in the time that it may take."""
+        fitting = round(rows * BATCH_SECONDS / max(seconds, 0.001))
+        self._batch = min(max(fitting, LEAST_BATCH), 2 * self._batch, self._most)
+
     def _merge(
-        self, edit: Edit, before: Tally, batch: Sequence[tuple[Record, ProfileId]], now: int
+        self, edit: Edit, before: Tally, batch: Sequence[tuple[Record, ProfileId]], terms: Terms
     ) -> _Outcome:
         """Merge rows into profiles; one that cannot be is left out."""
         outcome = _Outcome(msgspec.structs.replace(before), [])
@@ -269,7 +306,11 @@ class _Import:
                 problem = Problem(record.line, BAD, record.problems)
             else:
                 try:
-                    self._merge_row(edit, record, new_id, now, outcome)
+                    merged = merge(edit, record, new_id, terms)
+                    if merged.conflicts:
+                        problem = Problem(record.line, CONFLICT, tuple(merged.conflicts))
+                    else:
+                        self._count(record, merged, outcome)
                 except (ProfileConflict, IdentifierTaken) as error:
                     problem = Problem(record.line, CONFLICT, error.fields)
                 except ProfileNotFound:
@@ -287,22 +328,13 @@ class _Import:
                 break
         return outcome
 
-    def _merge_row(
-        self, edit: Edit, row: Row, new_id: ProfileId, now: int, outcome: _Outcome
-    ) -> None:
-        of_customer, of_id = edit.find(row.ref)
-        before = of_customer or of_id
-        bound = row.ref.settle_or_new(of_customer, of_id, new_id, now)
-        after = row.applied(bound, is_new=before is None)
-        if before is not None and after == before:
-            outcome.tally.same += 1
-            return
-        policies = self._app.policies
-        if policies:
-            writes.make_way(edit, bound, row.values(), policies)
-        edit.put(before, after, exclusive=writes.exclusive_kinds(policies) if policies else ())
+    def _count(self, row: Row, merged: Merged, outcome: _Outcome) -> None:
+        before, after = merged.before, merged.after
         if before is None:
             outcome.tally.new += 1
+        elif after == before:
+            outcome.tally.same += 1
+            return
         else:
             outcome.tally.changed += 1
         if self._options.dry_run:
@@ -374,15 +406,15 @@ def _new_id(record: Record) -> ProfileId:
     return record.ref.profile_id or ProfileId(str(uuid.uuid4()))
 
 
-def _tally(kept: Answer | None, now: int) -> Tally:
+def _kept(kept: Answer | None, now: int) -> _Kept:
     """Return what an import has done, as it was kept; nothing where it is over or too old."""
     if kept is None or kept.expires_at <= now:
-        return Tally()
-    return msgspec.json.decode(kept.answer, type=Tally)
+        return _Kept()
+    return msgspec.json.decode(kept.answer, type=_Kept)
 
 
-def _next(records: Iterator[Record]) -> list[Record]:
-    return list(islice(records, BATCH))
+def _next(records: Iterator[Record], count: int) -> list[Record]:
+    return list(islice(records, count))
 
 
 def _after(records: Iterator[Record], count: int) -> Iterator[Record]:

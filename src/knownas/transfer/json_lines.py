@@ -7,16 +7,16 @@ import msgspec
 
 from knownas.errors import FieldError
 from knownas.model import KIND_NUMBER
-from knownas.transfer.rows import OWN_COLUMNS, Bad, IgnoredNames, Record, RowMaker
+from knownas.transfer.rows import COLUMNS, Bad, IgnoredNames, Record, RowMaker
 from knownas.transfer.unpacking import MAX_LINE, TOO_LONG, Lines
 
 _COUNTED_HERE: Final = frozenset({"identifiers", "updated_at", "revision"})
-_KNOWN: Final = frozenset({*OWN_COLUMNS, *_COUNTED_HERE})
+_KNOWN: Final = frozenset({*COLUMNS, *_COUNTED_HERE})
 
 
 def records(lines: Lines, ignored: IgnoredNames) -> Iterator[Record]:
     """Yield the rows of a file of JSON lines, of which blank ones do not count."""
-    maker = RowMaker(OWN_COLUMNS)
+    maker = RowMaker(COLUMNS)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     for line in lines:
         if line is TOO_LONG:
@@ -51,11 +51,11 @@ def _record(lines: Lines, given: dict[str, Any], maker: RowMaker, ignored: Ignor
             ignored.add(
                 (name for name in identifiers if name not in KIND_NUMBER), tuple(KIND_NUMBER)
             )
-        values = {**given, **identifiers, **{name: given.get(name) for name in _APART}}
-    return maker.row(lines.number, [values.get(name) for name in OWN_COLUMNS])
+        values = {**given, **identifiers, **{name: given.get(name, "") for name in _APART}}
+    return maker.row(lines.number, [values.get(name, "") for name in COLUMNS])
 
 
-_APART: Final = tuple(name for name in OWN_COLUMNS if name not in KIND_NUMBER)
+_APART: Final = tuple(name for name in COLUMNS if name not in KIND_NUMBER)
 """What cannot stand among the identifiers."""
 
 

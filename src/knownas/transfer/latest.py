@@ -1,7 +1,8 @@
 """Of many rows of one person the latest of each value, in constant memory.
 
 Exports of events have a row for each event, in no order that could be relied on. They are gathered
-in a temporary database on disk, and come out as one row a person.
+in a temporary database on disk, and come out as one row a person, each value with its time. Of two
+values of one time the greater counts, as it does where events are stored (`webhooks/applying.py`).
 """
 
 import sqlite3
@@ -27,7 +28,8 @@ CREATE TABLE persons (name TEXT PRIMARY KEY, newest INTEGER NOT NULL, line INTEG
 """
 _FIND: Final = "SELECT person FROM persons WHERE name = ?"
 _PUT: Final = "INSERT OR REPLACE INTO persons VALUES (?, ?, ?, ?)"
-_ALL: Final = "SELECT person FROM persons ORDER BY newest, line"
+# Those that have an id first: then their customers are theirs, and not those of new profiles.
+_ALL: Final = "SELECT person FROM persons ORDER BY substr(name, 1, 1) DESC, newest, line"
 
 
 class Event(NamedTuple):
@@ -36,7 +38,7 @@ class Event(NamedTuple):
     line: int
     ref: ProfileRef
     at: int
-    """When the customer was this, in any unit that grows with time."""
+    """When the customer was this, in milliseconds since 1970."""
     identifiers: Identifiers
     times: tuple[int, ...] = ()
     """Of each identifier, if they have times of their own."""
@@ -51,22 +53,26 @@ class _Person(msgspec.Struct, array_like=True):
     times: list[int]
 
     def take(self, event: Event) -> None:
-        """Have what is newer of an event; at the same time the later row is."""
+        """Have what is newer of an event; of two customers of one time the later row's."""
         if event.ref.customer_user_id is not None and event.at >= self.customer_at:
             self.customer, self.customer_at = event.ref.customer_user_id, event.at
         for kind, value in enumerate(event.identifiers):
             if value is not None:
                 at = event.times[kind] if event.times else event.at
-                if at >= self.times[kind]:
+                if (at, value) > (self.times[kind], self.values[kind] or ""):
                     self.values[kind], self.times[kind] = value, at
 
     def row(self) -> Row:
         """Return it as a row, at the line where it was first."""
-        return Row(self.line, ProfileRef(self.customer, self.profile_id), tuple(self.values))
+        ref = ProfileRef(self.customer, self.profile_id)
+        return Row(self.line, ref, tuple(self.values), times=tuple(self.times))
 
 
 def latest(events: Iterable[Event | Bad]) -> Iterator[Record]:
-    """Yield what is wrong with some rows, then a row for each person: who changed last is last."""
+    """Yield what is wrong with some rows, then a row for each person: who changed last is last.
+
+    Those without an id of a profile come after all others.
+    """
     decoder = msgspec.msgpack.Decoder(_Person)
     database = sqlite3.connect(
         _TEMPORARY,

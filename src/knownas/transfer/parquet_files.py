@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from knownas.transfer import TransferError
-from knownas.transfer.rows import OWN_COLUMNS, IgnoredNames, Record, RowMaker
+from knownas.transfer.rows import COLUMNS, IgnoredNames, Record, RowMaker
 from knownas.transfer.unpacking import MAX_RATIO
 
 ROWS: Final = 2_000
@@ -60,8 +60,8 @@ class ParquetFile:
 
     def records(self, ignored: IgnoredNames) -> Iterator[Record]:
         """Yield the rows. Raises TransferError where no column names a profile."""
-        ignored.add(name for name in self.columns if name not in OWN_COLUMNS)
-        columns = [name for name in self.columns if name in OWN_COLUMNS]
+        ignored.add(name for name in self.columns if name not in COLUMNS)
+        columns = [name for name in self.columns if name in COLUMNS]
         if not {"profile_id", "customer_user_id"} & set(columns):
             raise TransferError(f"{self.path}: has no column profile_id or customer_user_id.")
         maker = RowMaker(columns)

@@ -72,3 +72,25 @@ def count(tally: Tally, problem: Problem) -> None:
         tally.conflicts += 1
     else:
         tally.erased += 1
+
+
+def problem_data(problem: Problem) -> dict[str, object]:
+    """Return a problem for programs."""
+    errors = [{"source": source, "message": message} for source, message in problem.errors]
+    return {"line": problem.line, "what": problem.what, "errors": errors}
+
+
+def data_of(report: Report) -> dict[str, object]:
+    """Return a report for programs."""
+    return {
+        "file": report.file,
+        "format": report.format,
+        "dry_run": report.dry_run,
+        **msgspec.structs.asdict(report.done),
+        "went_on_after": report.went_on_after,
+        "stopped_at_line": report.stopped_at,
+        "ignored_columns": [one._asdict() for one in report.ignored],
+        "shared": report.shared,
+        "problems": [problem_data(one) for one in report.problems],
+        "seconds": round(report.seconds, 3),
+    }

@@ -5,6 +5,7 @@ not give stays as it is; a file clears nothing.
 """
 
 import difflib
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -36,6 +37,13 @@ OWN_COLUMNS: Final = (
 )
 """What files of our own have: all of a profile but what its database counts for itself."""
 
+TIME_COLUMN: Final = "identifiers_at"
+"""The column that says of which time a row's identifiers are."""
+
+COLUMNS: Final = (*OWN_COLUMNS, TIME_COLUMN)
+"""What can be read."""
+
+_TEXTS: Final = ("profile_id", "customer_user_id", *KIND_NUMBER)
 _MAX_TIME: Final = 2**53
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]")
@@ -54,6 +62,8 @@ class Row(NamedTuple):
     """None where the row does not give one."""
     attributes: Mapping[str, str | float | None] | None = None
     created_at: int | None = None
+    times: tuple[int, ...] | None = None
+    """Since when each identifier is so, in milliseconds since 1970; None where that is now."""
 
     def applied(self, profile: Profile, *, is_new: bool) -> Profile:
         """Return a profile with this set; a new one is no younger than the row says.
@@ -61,7 +71,9 @@ class Row(NamedTuple):
         Raises ValidationError past the number of custom attributes that are allowed.
         """
         changes: dict[str, Any] = {}
-        if self.identifiers != profile.identifiers:
+        if profile.identifiers is NO_IDENTIFIERS:
+            changes["identifiers"] = self.identifiers
+        elif self.identifiers != profile.identifiers:
             pairs = zip(self.identifiers, profile.identifiers, strict=True)
             changes["identifiers"] = tuple([old if new is None else new for new, old in pairs])
         if self.attributes:
@@ -102,7 +114,7 @@ class IgnoredNames:
         self.named: list[Ignored] = []
         self._seen: set[str] = set()
 
-    def add(self, names: Iterable[str], known: Sequence[str] = OWN_COLUMNS) -> None:
+    def add(self, names: Iterable[str], known: Sequence[str] = COLUMNS) -> None:
         """Note names that are not `known`; of very many the first ones only."""
         for name in names:
             if name not in self._seen and len(self._seen) < _MAX_NAMED:
@@ -129,8 +141,12 @@ class RowMaker:
         at = {name: position for position, name in enumerate(columns)}
         self._profile_id = at.get("profile_id")
         self._customer = at.get("customer_user_id")
+        texts = [at[name] for name in _TEXTS if name in at]
+        self._texts = operator.itemgetter(*texts) if len(texts) > 1 else None
         self._attributes = at.get("custom_attributes")
         self._created_at = at.get("created_at")
+        self._times = at.get(TIME_COLUMN)
+        self._has_more = bool({"custom_attributes", "created_at", TIME_COLUMN} & at.keys())
         self._kinds = [
             (position, KIND_NUMBER[name], name)
             for name, position in at.items()
@@ -140,29 +156,52 @@ class RowMaker:
     def row(self, line: int, values: Sequence[Any]) -> Record:
         """Return what the values of one row say; None and an empty text are not given."""
         problems: list[FieldError] = []
-        identifiers: list[str | None] = list(NO_IDENTIFIERS)
-        for position, kind, name in self._kinds:
-            if (value := values[position]) not in _ABSENT:
-                identifiers[kind] = _identifier(value, name, problems)
-        customer = profile_id = attributes = created_at = None
-        if self._customer is not None and (value := values[self._customer]) not in _ABSENT:
-            customer = customer_of(value, problems)
+        customer = profile_id = None
+        if self._texts is not None and _are_clean(self._texts(values)):
+            identifiers: list[str | None] = list(NO_IDENTIFIERS)
+            for position, kind, _ in self._kinds:
+                identifiers[kind] = values[position] or None
+            if self._customer is not None:
+                customer = values[self._customer] or None
+        else:
+            identifiers, customer = self._cleaned(values, problems)
         if self._profile_id is not None and (value := values[self._profile_id]) not in _ABSENT:
             try:  # not `noting`, which takes as long as all of this: most rows have one
                 profile_id = clean_profile_id(text_of(value, "profile_id"), source="profile_id")
             except ValidationError as error:
                 problems += error.fields
-        if self._attributes is not None and (value := values[self._attributes]) not in _ABSENT:
-            with noting(problems):
-                attributes = _attributes(value)
-        if self._created_at is not None and (value := values[self._created_at]) not in _ABSENT:
-            created_at = _time(value, problems)
+        more = self._more(values, problems) if self._has_more else ()
         if problems:
             return Bad(line, tuple(problems))
         if customer is None and profile_id is None:
             return nobody(line)
         ref = ProfileRef(customer, profile_id)
-        return Row(line, ref, tuple(identifiers), attributes, created_at)
+        return Row(line, ref, tuple(identifiers), *more)
+
+    def _cleaned(
+        self, values: Sequence[Any], problems: list[FieldError]
+    ) -> tuple[list[str | None], str | None]:
+        """Return identifiers and customer, each looked at by itself."""
+        identifiers: list[str | None] = list(NO_IDENTIFIERS)
+        for position, kind, name in self._kinds:
+            if (value := values[position]) not in _ABSENT:
+                identifiers[kind] = _identifier(value, name, problems)
+        customer = None
+        if self._customer is not None and (value := values[self._customer]) not in _ABSENT:
+            customer = customer_of(value, problems)
+        return identifiers, customer
+
+    def _more(self, values: Sequence[Any], problems: list[FieldError]) -> tuple[Any, ...]:
+        """Return attributes, beginning, and the time of the identifiers, where they are given."""
+        attributes = created_at = times = None
+        if self._attributes is not None and (value := values[self._attributes]) not in _ABSENT:
+            with noting(problems):
+                attributes = _attributes(value)
+        if self._created_at is not None and (value := values[self._created_at]) not in _ABSENT:
+            created_at = _time(value, "created_at", problems)
+        if self._times is not None and (value := values[self._times]) not in _ABSENT:
+            times = (_time(value, TIME_COLUMN, problems) or 0,) * len(NO_IDENTIFIERS)
+        return attributes, created_at, times
 
 
 def nobody(line: int) -> Bad:
@@ -200,8 +239,25 @@ def _identifier(value: object, name: str, problems: list[FieldError]) -> str | N
 
 
 def _is_usual(text: str) -> bool:
-    """Tell whether nothing can be wrong with a text: this is asked of every value of every row."""
+    """Tell whether nothing can be wrong with a text, but for blanks around it."""
     return not text or (len(text) <= MAX_VALUE_LENGTH and text.isprintable())
+
+
+def _are_clean(texts: Sequence[Any]) -> bool:
+    """Tell whether nothing can be wrong with any text, nor any blank be around it.
+
+    This is asked of every row, so it is asked of all of them at once.
+    """
+    try:
+        joined = "".join(texts)
+    except TypeError:
+        return False
+    # The blank is the one space that is printable.
+    return (
+        joined.isprintable()
+        and " " not in joined
+        and (len(joined) <= MAX_VALUE_LENGTH or max(map(len, texts)) <= MAX_VALUE_LENGTH)
+    )
 
 
 def identifiers_of(given: Mapping[str, Any], problems: list[FieldError]) -> Identifiers:
@@ -225,10 +281,10 @@ def _attributes(value: object) -> dict[str, str | float | None]:
     return clean_attributes(value)
 
 
-def _time(value: object, problems: list[FieldError]) -> int | None:
+def _time(value: object, source: str, problems: list[FieldError]) -> int | None:
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TIME:
         return value
-    problems.append(FieldError("created_at", "Must be milliseconds since 1970."))
+    problems.append(FieldError(source, "Must be milliseconds since 1970."))
     return None

@@ -71,8 +71,13 @@ def _event_id(body: Mapping[str, Any]) -> str | None:
 def _time(body: Mapping[str, Any]) -> int:
     """Return when the event happened, as `2000-01-31T00:00:00.000000+0000` has it."""
     source = "event_datetime"
+    return time_of(text_in(body, source) or "", source=source)
+
+
+def time_of(text: str, *, source: str) -> int:
+    """Return a time as Adapty writes it, in milliseconds since 1970. Raises ValidationError."""
     try:
-        said = datetime.fromisoformat(text_in(body, source) or "")
+        said = datetime.fromisoformat(text)
         at = said if said.tzinfo else said.replace(tzinfo=UTC)
         milliseconds = int(at.timestamp() * 1_000)
     except (ValueError, OverflowError):

@@ -6,14 +6,16 @@ one time the greater value counts, so that their order never matters.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from knownas.editing import Answer, Edit, Needs
 from knownas.errors import FieldError, IdentifierTaken, ProfileNotFound
 from knownas.model import (
     KIND_NUMBER,
+    KINDS,
     NO_IDENTIFIERS,
+    Identifiers,
     Policies,
     ProfileId,
     ProfileRef,
@@ -36,7 +38,7 @@ def needs_to_apply(event: Event, policies: Policies, seen: Seen) -> Needs:
     told = {name: one.value for name, one in event.identifiers.items()}
     parties = [*([event.party] if event.party else []), *event.others]
     settings = [Setting(_ref(one), told if one is event.party else {}) for one in parties]
-    return needs_of(settings, policies)._replace(answer=seen.key)
+    return needs_of(settings, policies)._replace(answer=seen.key, ages=True)
 
 
 def is_repeated(edit: Edit, seen: Seen, now: int) -> bool:
@@ -74,18 +76,13 @@ def _tell(  # noqa: PLR0913, PLR0917 - whom, what, and on what terms
     now: int,
     create_as: ProfileId,
 ) -> list[FieldError]:
-    ref, conflicts = _free(edit, party)
+    ref, conflicts = free(edit, _ref(party))
     by_customer, by_id = edit.find(ref)
     before = by_customer or by_id
     ages = {} if before is None else edit.ages(before)
     there = NO_IDENTIFIERS if before is None else before.identifiers
-    newer: dict[str, Told] = {}
-    for name, (value, said_at) in told.items():
-        at = min(said_at, now)  # a clock that is ahead must not shut out all that comes after
-        kind = KIND_NUMBER[name]
-        if (at, value) > (ages.get(kind, 0), there[kind] or ""):
-            newer[name] = Told(value, at)
-    values = {name: one.value for name, one in newer.items()}
+    news = newer(((KIND_NUMBER[name], one) for name, one in told.items()), there, ages, now)
+    values = {KINDS[kind].name: one.value for kind, one in news.items()}
     setting = Setting(ref, values, create_as=party.profile_id or create_as)
     try:
         after = set_identifiers(edit, setting, policies, now)
@@ -93,20 +90,33 @@ def _tell(  # noqa: PLR0913, PLR0917 - whom, what, and on what terms
         conflicts += taken.fields
         for source, _ in taken.fields:
             if source is not None:
-                del newer[source], values[source]
+                del news[KIND_NUMBER[source]], values[source]
         after = set_identifiers(edit, setting, policies, now)
-    if newer:
-        told_at = {KIND_NUMBER[name]: one.at for name, one in newer.items()}
-        edit.keep_ages(after, {**ages, **told_at})
+    if news:
+        edit.keep_ages(after, {**ages, **{kind: one.at for kind, one in news.items()}})
     return conflicts
 
 
-def _free(edit: Edit, party: Party) -> tuple[ProfileRef, list[FieldError]]:
+def newer(
+    told: Iterable[tuple[int, Told]], there: Identifiers, ages: Mapping[int, int], now: int
+) -> dict[int, Told]:
+    """Return by number of the kind what is newer than what is there.
+
+    `ages` says by number of the kind of which time that is.
+    """
+    found: dict[int, Told] = {}
+    for kind, (value, said_at) in told:
+        at = min(said_at, now)  # a clock that is ahead must not shut out all that comes after
+        if (at, value) > (ages.get(kind, 0), there[kind] or ""):
+            found[kind] = Told(value, at)
+    return found
+
+
+def free(edit: Edit, ref: ProfileRef) -> tuple[ProfileRef, list[FieldError]]:
     """Return whom an event names, without a customer that it would have to take from somebody."""
-    ref = _ref(party)
-    by_customer, by_id = edit.find(ref)
-    if party.profile_id is None or party.customer is None:
+    if ref.profile_id is None or ref.customer_user_id is None:
         return ref, []
+    by_customer, by_id = edit.find(ref)
     if by_customer is None:
         its_own = by_id is None or by_id.customer_user_id is None
         said = "The profile has another customer here, and keeps it."
@@ -115,7 +125,7 @@ def _free(edit: Edit, party: Party) -> tuple[ProfileRef, list[FieldError]]:
         said = "The customer has another profile here, and keeps it; the two may be merged."
     if its_own:
         return ref, []
-    return ProfileRef(profile_id=party.profile_id), [FieldError("customer_user_id", said)]
+    return ProfileRef(profile_id=ref.profile_id), [FieldError("customer_user_id", said)]
 
 
 def _ref(party: Party) -> ProfileRef:
