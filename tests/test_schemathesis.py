@@ -7,7 +7,7 @@ is dropped only where the contract itself gives the reason, request by request.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jsonschema_rs
 import pytest
@@ -34,6 +34,7 @@ BATCHES = ("/api/v1/batch/read/", "/api/v1/batch/write/")
 ENTITY_TAGS = st.from_regex(r'\*|(W/)?"[a-f0-9-]{0,3}"(, "-")?', fullmatch=True)
 METRICS_TOKEN = "metrics-token"  # noqa: S105 - a test's own
 SENDERS_SECRET = "a secret of all senders"  # noqa: S105 - as above
+NEGATIVE: Final = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
 Case = schemathesis.Case[Any]
 WHO = ("adapty-customer-user-id", "adapty-profile-id", "adapty-sdk-profile-id")
 CHECKED = (*WHO, "knownas-log-position", "if-match", "if-none-match", "idempotency-key")
@@ -116,6 +117,8 @@ def _config(server: Server) -> dict[str, Any]:
         },
         # Shrinking many failures takes minutes, and what is generated is small already.
         "generation": {"max-examples": 10 * TIMES, "database": "none", "no-shrink": True},
+        # A size beyond the limit is 413, as a body beyond it is.
+        "checks": {"negative_data_rejection": {"expected-statuses": NEGATIVE}},
         "phases": {"stateful": {"generation": {"max-examples": 30 * TIMES}}},
     }
 
