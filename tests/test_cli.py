@@ -194,6 +194,7 @@ def test_key_is_made_and_shown_once(shell: Shell) -> None:
         "expires_at",
         "ended_at",
         "rate",
+        "last_used_at",
     ]
     assert made["key"].startswith("public_live_ka_")
     assert (made["app"], made["type"], made["label"]) == ("default", "public", "phone")
@@ -235,7 +236,9 @@ def test_key_is_made_with_a_rate_and_gets_another(shell: Shell) -> None:
     rates = [made["rate"], adopted["rate"], plain["rate"]]
     assert rates == [key["rate"] for key in shell.json("key", "list")]
     assert rates == ["600/minute", "none", None]
-    assert re.search(r"Z  web  \(rate 600/minute\)$", shell("key", "list"), re.MULTILINE)
+    assert re.search(
+        r"Z  never used  web  \(rate 600/minute\)$", shell("key", "list"), re.MULTILINE
+    )
     said = shell("key", "limit", made["id"], "5/hour")
     assert said == f"The rate of {made['id']} is 5/hour.\n"
     for rate, kept in (("none", "none"), ("default", None)):

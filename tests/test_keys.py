@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 import string
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +23,7 @@ from knownas import keys
 from knownas.errors import ServiceUnavailable, Unauthorized, ValidationError
 from knownas.keyring import KEY_CACHE_SECONDS, KEY_RENEWAL_SECONDS
 from knownas.keys import KeyType
-from knownas.model import ApiKey, App
+from knownas.model import ApiKey, App, AppId
 from knownas.registry import Registry
 from knownas.storage.sqlite import SqliteStorage
 
@@ -205,6 +205,12 @@ class Watched(SqliteStorage):
         self.monotonic += self.read_seconds
         return found
 
+    async def note_key_uses(self, uses: Mapping[tuple[AppId, str], int]) -> None:
+        """Note them, unless it is away."""
+        if self.is_away:
+            raise ServiceUnavailable
+        await super().note_key_uses(uses)
+
 
 class Process:
     """One server process: a registry over the storage that it shares with others."""
@@ -367,6 +373,32 @@ async def test_key_in_use_is_renewed_before_its_belief_ends(
     assert server.registry.keyring.believed_key(header) is not None
     await asyncio.sleep(0)
     assert server.registry.keyring.believed_key(header) is None
+
+
+@pytest.mark.anyio
+async def test_last_use_of_a_key_is_written(server: Process, another: Process, app: App) -> None:
+    """By each process, while one that cannot write keeps it for later; no refused key has a use."""
+    key, _ = await server.registry.keyring.create(app, "secret")
+    gone, ended = await server.registry.keyring.create(app, "secret")
+    await server.registry.keyring.revoke(app.id, ended.id)
+
+    async def uses() -> list[int | None]:
+        return [one.last_used_at for one in await server.registry.keyring.of_app(app.id)]
+
+    server.now, another.now = 5_000, 4_000
+    assert await server.opens(key)
+    assert await another.opens(key)
+    assert not await server.opens(gone)
+    server.storage.is_away = True
+    with pytest.raises(ServiceUnavailable):
+        await server.registry.keyring.write_uses()
+    server.storage.is_away = False
+    assert await uses() == [None, None]
+    await another.registry.keyring.write_uses()
+    assert await uses() == [4_000, None]
+    for _ in range(2):
+        await server.registry.keyring.write_uses()
+    assert await uses() == [5_000, None]
 
 
 @pytest.mark.anyio

@@ -4,6 +4,7 @@ A key is asked for with every request, so the keys in use are believed for half 
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from knownas import keys
-from knownas.errors import Unauthorized, ValidationError
+from knownas.errors import ServiceUnavailable, Unauthorized, ValidationError
 from knownas.keys import KeyType
 from knownas.model import NO_RATE, ApiKey, App, AppId
 from knownas.storage import Storage
@@ -55,6 +56,8 @@ class Keyring:
         self._monotonic = monotonic
         self._new_uuid = new_uuid
         self._believed: dict[bytes, _Believed] = {}
+        self._uses: dict[tuple[AppId, str], int] = {}
+        """When keys were used last, as far as it is not written yet."""
         self._beside: set[asyncio.Future[Any]] = set()
 
     async def authenticate(self, authorization: bytes | None) -> ApiKey:
@@ -113,6 +116,7 @@ class Keyring:
             if key.ended_at is None:
                 self._remember_the_end(key, now)
             raise Unauthorized
+        self._uses[key.app.id, key.id] = now
         rate = self._key_rate if key.rate is None else key.rate
         rate = None if rate == NO_RATE else rate
         upstream = key.app.upstream
@@ -215,6 +219,17 @@ class Keyring:
             raise _no_such_key(key_id)
         self.forget()
 
+    async def write_uses(self) -> None:
+        """Write when keys were used last. Raises ServiceUnavailable; then it is still to do."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            await self._storage.note_key_uses(uses)
+        except ServiceUnavailable:
+            self._uses = uses | self._uses
+            raise
+
     def _new_key(
         self, app: App, key_type: KeyType, label: str, expires_at: int | None, rate: str | None
     ) -> ApiKey:
@@ -235,6 +250,8 @@ class Keyring:
     async def close(self) -> None:
         """Finish what was begun."""
         await asyncio.gather(*self._beside, return_exceptions=True)
+        with contextlib.suppress(ServiceUnavailable):
+            await self.write_uses()
 
 
 def _no_such_key(key_id: str) -> ValidationError:

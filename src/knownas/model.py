@@ -119,6 +119,9 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of a key that was authenticated: whether it is a secret one whose requests are neither counted
     nor compared, so that the fast lane may answer them."""
 
+    last_used_at: int | None = None
+    """When a request came with it last, to a minute; None: never, as far as is known."""
+
     def is_live(self, now: int) -> bool:
         """Tell whether the key opens anything at `now` (ms)."""
         return self.ended_at is None and (self.expires_at is None or now < self.expires_at)

@@ -250,6 +250,16 @@ async def test_digest_is_taken_once_whatever_the_app(
     assert await storage.keys(other.id) == []
 
 
+async def test_latest_use_of_a_key_is_kept(storage: Storage, app: App, other: App) -> None:
+    """Of each key that is there; a time before the one that is known changes nothing."""
+    await storage.add_key(app.id, key(app, "a"), digest("a"))
+    await storage.add_key(other.id, key(other, "b"), digest("b"))
+    await storage.note_key_uses({(app.id, "key_a"): 50, (app.id, "key_b"): 60, (other.id, "x"): 70})
+    await storage.note_key_uses({(app.id, "key_a"): 40})
+    assert await storage.keys(app.id) == [msgspec.structs.replace(key(app, "a"), last_used_at=50)]
+    assert await storage.keys(other.id) == [key(other, "b")]
+
+
 async def test_rate_is_kept_and_changed(storage: Storage, app: App, other: App) -> None:
     """A key keeps the rate that it was given, until it gets another; no other key does."""
     bystander, rated = key(app, "a"), msgspec.structs.replace(key(app, "b"), rate="600/minute")

@@ -106,7 +106,8 @@ async def key_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
     now = time.time_ns() // 1_000_000
     lines = [
         f"{key.id}  {key.type}  {'live' if key.is_live(now) else 'ended'}  "
-        f"{utc(key.created_at)}  {key.label}{f'  (rate {key.rate})' if key.rate else ''}"
+        f"{utc(key.created_at)}  {_use(key)}  "
+        f"{key.label}{f'  (rate {key.rate})' if key.rate else ''}"
         for key in keys
     ]
     emit([_key_data(key) for key in keys], as_json, "\n".join(lines) or "There is no key.")
@@ -171,6 +172,10 @@ def _rate(text: str) -> str | None:
     return NO_RATE if text == NO_RATE else clean_rate(text, source="rate")
 
 
+def _use(key: ApiKey) -> str:
+    return "never used" if key.last_used_at is None else f"used {utc(key.last_used_at)}"
+
+
 def _key_data(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.id,
@@ -181,4 +186,5 @@ def _key_data(key: ApiKey) -> dict[str, Any]:
         "expires_at": key.expires_at,
         "ended_at": key.ended_at,
         "rate": key.rate,
+        "last_used_at": key.last_used_at,
     }

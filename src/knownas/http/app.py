@@ -40,7 +40,7 @@ from knownas.http import (
 )
 from knownas.http.guard import KeyGuard
 from knownas.http.rates import KeyRates
-from knownas.http.upkeep import keep_erasing, keep_importing, keep_sampling, keep_up
+from knownas.http.upkeep import keep_erasing, keep_importing, keep_key_uses, keep_sampling, keep_up
 from knownas.metrics import METHODS, UNKNOWN_ROUTE, Metrics, SharedMemory
 from knownas.registry import Registry
 from knownas.settings import Settings
@@ -330,6 +330,7 @@ def create_app(  # noqa: PLR0913 - what it is put together from
         beside = asyncio.gather(
             keep_up(registry, settings.history_days),
             keep_erasing(registry),
+            keep_key_uses(registry),
             keep_importing(registry, run_imports),
             keep_sampling(metrics),
         )

@@ -27,6 +27,9 @@ PAUSE_SECONDS: Final = 0.05
 SHARED_SECONDS: Final = 1.0
 """How long an erasure waits for others, to share the rest of the work with them."""
 
+USES_SECONDS: Final = 60.0
+"""How often it is written when keys were used last, at least."""
+
 LOOK_SECONDS: Final = 60.0
 """How often it looks for what other processes, or failures, have left to do of erasures."""
 
@@ -57,6 +60,14 @@ async def keep_sampling(metrics: Metrics) -> None:
     while True:
         metrics.sample()
         await asyncio.sleep(SAMPLE_SECONDS)
+
+
+async def keep_key_uses(registry: Registry) -> None:
+    """Write again and again which keys were used when, until it is cancelled."""
+    while True:
+        await asyncio.sleep(USES_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - hides nothing
+        with contextlib.suppress(ServiceUnavailable):
+            await registry.keyring.write_uses()
 
 
 async def keep_erasing(registry: Registry) -> None:

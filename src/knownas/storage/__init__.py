@@ -385,6 +385,13 @@ class Storage(Protocol):
         """Give a key, live or not, another `ApiKey.rate`. False: the app has no such key."""
         ...
 
+    async def note_key_uses(self, uses: Mapping[tuple[AppId, str], int]) -> None:
+        """Note when keys were used last (ms), by app and key id; the latest time stays.
+
+        Keys that are not there are left out.
+        """
+        ...
+
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """Return the key with this digest, live or not: the one look-up across all apps.
 

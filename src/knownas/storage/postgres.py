@@ -401,6 +401,10 @@ class PostgresStorage:
         """See `Storage.set_key_rate`."""
         return await self._do(lambda link: apps.set_key_rate(link, app, key_id, rate))
 
+    async def note_key_uses(self, uses: Mapping[tuple[AppId, str], int]) -> None:
+        """See `Storage.note_key_uses`."""
+        await self._do(lambda link: apps.note_key_uses(link, uses))
+
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""
         return await self._keys.put(digest)

@@ -1,6 +1,6 @@
 """Apps and their keys: functions on a link, each a transaction of its own where it writes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from knownas.errors import Unauthorized, ValidationError
@@ -53,6 +53,11 @@ UPDATE api_keys SET ended_at = coalesce(ended_at, $1) WHERE app_id = $2 AND id =
 """
 _SET_KEY_RATE: Final = """
 UPDATE api_keys SET rate = $1 WHERE app_id = $2 AND id = $3 RETURNING id
+"""
+_NOTE_KEY_USES: Final = """
+UPDATE api_keys AS k SET last_used_at = greatest(k.last_used_at, u.at)
+FROM unnest($1::integer[], $2::text[], $3::bigint[]) AS u (app_id, id, at)
+WHERE k.app_id = u.app_id AND k.id = u.id
 """
 _READ_KEYS: Final = f"""
 SELECT k.digest, {KEY_COLUMNS} FROM api_keys k JOIN apps a ON a.id = k.app_id
@@ -137,6 +142,14 @@ async def set_key_rate(link: Link, app: AppId, key_id: str, rate: str | None) ->
     """Give a key another rate, and tell whether the app has it."""
     async with link.transaction():
         return bool(await link.fetch(_SET_KEY_RATE, rate, app, key_id))
+
+
+async def note_key_uses(link: Link, uses: Mapping[tuple[AppId, str], int]) -> None:
+    """Note when keys were used last."""
+    # In one order, so that no two processes wait for each other.
+    noted = [(app, key_id, at) for (app, key_id), at in sorted(uses.items())]
+    async with link.transaction():
+        await link.fetch(_NOTE_KEY_USES, *(list(column) for column in zip(*noted, strict=True)))
 
 
 async def keys(link: Link, digests: list[bytes]) -> list[ApiKey | None]:

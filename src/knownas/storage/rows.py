@@ -29,7 +29,7 @@ APP_COLUMNS: Final = "a.id, a.uuid, a.name, a.created_at, a.policies, a.upstream
 """What `to_app` takes, of `apps a`."""
 
 KEY_COLUMNS: Final = (
-    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at, k.rate,"
+    "k.id, k.type, k.label, k.created_at, k.expires_at, k.ended_at, k.rate, k.last_used_at,"
     " a.id, a.uuid, a.name, a.created_at, a.policies, a.upstream"
 )
 """What `to_key` takes, of `api_keys k` and `apps a`."""
@@ -199,8 +199,18 @@ def from_key(app: AppId, key: ApiKey, digest: bytes) -> tuple[Any, ...]:
 
 def to_key(row: Iterable[Any]) -> ApiKey:
     """Return the key that stands in a row of `KEY_COLUMNS`."""
-    key_id, key_type, label, created_at, expires_at, ended_at, rate, *app = row
-    return ApiKey(key_id, to_app(app), key_type, label, created_at, expires_at, ended_at, rate)
+    key_id, key_type, label, created_at, expires_at, ended_at, rate, last_used_at, *app = row
+    return ApiKey(
+        key_id,
+        to_app(app),
+        key_type,
+        label,
+        created_at,
+        expires_at,
+        ended_at,
+        rate,
+        last_used_at=last_used_at,
+    )
 
 
 def from_webhook(webhook: Webhook) -> tuple[Any, ...]:

@@ -449,6 +449,10 @@ class SqliteStorage:
             lambda write: sqlite_apps.set_key_rate(write, app, key_id, rate)
         )
 
+    async def note_key_uses(self, uses: Mapping[tuple[AppId, str], int]) -> None:
+        """See `Storage.note_key_uses`."""
+        await self._writer.run(lambda write: sqlite_apps.note_key_uses(write, uses))
+
     async def key_by_digest(self, digest: bytes) -> ApiKey | None:
         """See `Storage.key_by_digest`."""
         with translating():

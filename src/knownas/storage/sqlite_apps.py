@@ -1,6 +1,6 @@
 """Apps and their keys: functions on a connection; those that write run within a transaction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
@@ -78,6 +78,9 @@ UPDATE api_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE app_id 
 _END_KEY: Final = """
 UPDATE api_keys SET ended_at = coalesce(ended_at, ?) WHERE app_id = ? AND id = ?
 """
+_NOTE_KEY_USE: Final = """
+UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE app_id = ? AND id = ?
+"""
 _SET_KEY_RATE: Final = "UPDATE api_keys SET rate = ? WHERE app_id = ? AND id = ?"
 
 
@@ -152,6 +155,12 @@ def end_key(connection: apsw.Connection, app: AppId, key_id: str, at: int) -> bo
 def set_key_rate(connection: apsw.Connection, app: AppId, key_id: str, rate: str | None) -> bool:
     """Give a key another rate, and tell whether the app has it."""
     return _changes(connection, _SET_KEY_RATE, (rate, app, key_id))
+
+
+def note_key_uses(connection: apsw.Connection, uses: Mapping[tuple[AppId, str], int]) -> None:
+    """Note when keys were used last."""
+    rows = ((at, app, key_id) for (app, key_id), at in uses.items())
+    connection.executemany(_NOTE_KEY_USE, rows)
 
 
 def key(connection: apsw.Connection, digest: bytes) -> ApiKey | None:
