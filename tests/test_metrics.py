@@ -5,9 +5,12 @@ from pathlib import Path
 
 import httpx2
 import msgspec
+import pytest
 
 from conftest import METRICS, Server, counted, free_port, knownas, start, stop
 from knownas import metrics
+from knownas.condition import Condition, Queue, Replica
+from knownas.deliveries import Attempt
 from knownas.http import wire
 from knownas.http.app import ROUTES
 
@@ -72,4 +75,86 @@ def test_several_workers_are_one_server(tmp_path: Path) -> None:
         assert httpx2.get(url + PATH, headers=headers).json()["branch_id"] == f"v{number}"
     assert counted(url, "GET", PATH, 200) == 100
     assert counted(url, "POST", PATH, 200) == 100
+    text = httpx2.get(f"{url}/metrics", headers=METRICS).text
+    for name in ("connections", "resident_bytes", "start_time_seconds"):
+        assert (
+            len(re.findall(rf"^knownas_process_{name}{{process=\"\d\"}} ", text, re.MULTILINE)) == 2
+        )
+    written = re.search(
+        r'^knownas_store_group_size_sum{operation="write"} (\S+)', text, re.MULTILINE
+    )
+    assert written is not None
+    assert float(written[1]) == 101
     assert stop(process) == 0
+
+
+def test_process_that_has_ended_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has counted stays; what it measured of itself is of nobody any more."""
+    counting = metrics.Metrics(["/"])
+    counting.count("GET", "/", 200, 1_000)
+    counting.watch(connections=lambda: 7, waiting=lambda: {"write": 3})
+    text = counting.exposition(None, 0).decode()
+    assert 'knownas_process_connections{process="0"} 7.0' in text
+    assert 'knownas_store_waiting{operation="write"} 3.0' in text
+    monkeypatch.setattr(metrics.process, "STALE_NS", 0)
+    text = counting.exposition(None, 0).decode()
+    assert "knownas_process_connections{" not in text
+    assert 'knownas_store_waiting{operation="write"} 0.0' in text
+    assert 'knownas_requests_total{method="GET",route="/",status="200"} 1.0' in text
+
+
+def test_work_and_attempts_are_counted() -> None:
+    """A group has its size and its time, an attempt to deliver its target and its end."""
+    counting = metrics.Metrics([])
+    counting.count_work("write", 1, 4_000_000)
+    counting.count_work("write", 30, 6_000_000)
+    counting.count_attempt(Attempt("upstream", is_first=False, result="dead", elapsed_ns=20_000))
+    lines = counting.exposition(None, 0).decode().splitlines()
+    assert {
+        'knownas_store_group_size_bucket{le="1.0",operation="write"} 1.0',
+        'knownas_store_group_size_bucket{le="20.0",operation="write"} 1.0',
+        'knownas_store_group_size_bucket{le="50.0",operation="write"} 2.0',
+        'knownas_store_group_size_sum{operation="write"} 31.0',
+        'knownas_store_seconds_bucket{le="0.005",operation="write"} 1.0',
+        'knownas_store_seconds_sum{operation="write"} 0.01',
+        'knownas_webhook_attempts_total{attempt="again",result="dead",target="upstream"} 1.0',
+        'knownas_webhook_attempt_seconds_count{target="upstream"} 1.0',
+        "knownas_database_up 0.0",
+    } <= set(lines)
+    assert not any(line.startswith("knownas_database_bytes ") for line in lines)
+
+
+def test_condition_is_told_as_it_is() -> None:
+    """Times are in seconds; of a standby that is away there is no lag."""
+    condition = Condition(
+        "postgresql",
+        "18.0",
+        5,
+        None,
+        None,
+        (("default", 3),),
+        1_500,
+        (Queue("webhook", 1, 2, 3, 4_000),),
+        erasures_since=1_000,
+        replica=Replica(is_up=True, lag_bytes=9, lag=250),
+    )
+    counting = metrics.Metrics([])
+    lines = counting.exposition(condition, 61_000).decode().splitlines()
+    assert {
+        'knownas_database_info{engine="postgresql",version="18.0"} 1.0',
+        "knownas_database_bytes 5.0",
+        'knownas_profiles{app="default"} 3.0',
+        "knownas_feed_lag_seconds 1.5",
+        'knownas_webhook_deliveries{state="pending",target="webhook"} 1.0',
+        'knownas_webhook_deliveries{state="dead",target="webhook"} 2.0',
+        'knownas_webhooks_disabled{target="webhook"} 3.0',
+        'knownas_webhook_lag_seconds{target="webhook"} 4.0',
+        "knownas_erasure_wait_seconds 60.0",
+        "knownas_replica_up 1.0",
+        "knownas_replica_lag_bytes 9.0",
+        "knownas_replica_lag_seconds 0.25",
+    } <= set(lines)
+    away = condition._replace(replica=Replica(is_up=False))
+    text = counting.exposition(away, 0).decode()
+    assert "\nknownas_replica_up 0.0\n" in text
+    assert "\nknownas_replica_lag_seconds " not in text

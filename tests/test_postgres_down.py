@@ -11,6 +11,7 @@ import pytest
 import postgres
 from conftest import (
     IDENTIFIERS_PATH,
+    METRICS,
     PROFILE_PATH,
     Server,
     ask,
@@ -47,6 +48,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
             port := free_port(),
             KNOWNAS_DATABASE_SECONDS=str(DEADLINE_SECONDS),
             KNOWNAS_ACCESS_LOG=request.param,
+            KNOWNAS_METRICS_TOKEN="metrics-token",  # noqa: S106 - a test's own
         )
         key = knownas("key", "create", database=database).strip()
         yield Served(Server(f"http://127.0.0.1:{port}", key, "", database), cluster)
@@ -79,6 +81,8 @@ def refuses_in_time(server: Server) -> None:
     began = time.monotonic()
     assert httpx2.get(f"{server.url}/healthz").status_code == 200
     assert time.monotonic() - began < SLACK_SECONDS
+    metrics = httpx2.get(f"{server.url}/metrics", headers=METRICS).text
+    assert "\nknownas_database_up 0.0\n" in metrics
 
 
 def serves(server: Server) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import postgres
 from knownas import merging
+from knownas.condition import Replica
 from knownas.errors import ProfileNotFound, ServiceUnavailable
 from knownas.model import App, LogPosition, Profile, ProfileId, ProfileRef, merge_identifiers
 from knownas.storage import postgres_replica
@@ -126,6 +127,25 @@ async def test_standby_answers_what_it_has(
         assert await seen(storage, app, position) == "after"
         with pytest.raises(ProfileNotFound):
             await storage.identifiers_after(app.id, ProfileRef("nobody"), position)
+
+
+async def test_lag_of_the_standby_is_told(
+    storage: ReplicatedStorage, app: App, urls: tuple[str, str], standby: Cluster
+) -> None:
+    """None when it has all, some when it is behind, and that it is away when it hangs."""
+    await put(storage, app, "before")
+    await caught_up(storage, urls[1])
+    now = round(time.time() * 1_000)
+    assert (await storage.condition(now=now)).replica == Replica(is_up=True)
+    with behind(standby):
+        await put(storage, app, "after")
+        found = (await storage.condition(now=now + 60_000)).replica
+        assert found is not None
+        assert found.is_up
+        assert found.lag_bytes > 0
+        assert 50_000 < found.lag < 120_000
+    with standby.paused():
+        assert (await storage.condition(now=now)).replica == Replica(is_up=False)
 
 
 async def test_standby_knows_who_was_merged(
