@@ -136,7 +136,10 @@ async def test_lag_of_the_standby_is_told(
     await put(storage, app, "before")
     await caught_up(storage, urls[1])
     now = round(time.time() * 1_000)
-    assert (await storage.condition(now=now)).replica == Replica(is_up=True)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (await storage.condition(now=now)).replica != Replica(is_up=True):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
     with behind(standby):
         await put(storage, app, "after")
         found = (await storage.condition(now=now + 60_000)).replica

@@ -46,6 +46,8 @@ SELECT timeline_id, (pg_last_wal_replay_lsn() - '0/0')::bigint
 FROM pg_control_checkpoint() WHERE pg_is_in_recovery()
 """
 
+# What is not on the primary's disk yet cannot be expected of a standby.
+_FLUSHED_UP_TO: Final = "SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint"
 _LAST_REPLAYED: Final = """
 SELECT pg_is_in_recovery(), (pg_last_wal_replay_lsn() - '0/0')::bigint,
   (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000)::bigint
@@ -103,7 +105,7 @@ class ReplicatedStorage(PostgresStorage):
     async def condition(self, *, now: int) -> Condition:
         """See `Storage.condition`."""
         found = await super().condition(now=now)
-        [(_, place)] = await self._read(lambda link: link.fetch(_WRITTEN_UP_TO))
+        [(place,)] = await self._read(lambda link: link.fetch(_FLUSHED_UP_TO))
         try:
             replica = await self._looks.put((now, place))
         except Exception:  # noqa: BLE001 - whatever is wrong with the standby, it does not answer
