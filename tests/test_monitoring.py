@@ -17,8 +17,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from conftest import METRICS, Server
 from knownas.http.app import ROUTES
 
-DATABASES = ("sqlite", "postgresql")
-
 DEPLOY: Final = Path(__file__).parent.parent / "deploy"
 RULES: Final = DEPLOY / "prometheus" / "alerts.yml"
 CONFIGURATION: Final = DEPLOY / "prometheus" / "knownas.yml"

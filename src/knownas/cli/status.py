@@ -129,6 +129,7 @@ class _Server:
                 text = answer.read().decode()
             return Reading(text, time.monotonic())
         except urllib.error.HTTPError as error:
+            error.close()
             raise _Unreachable(f"{self.name}: {_refusal(error.code)}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", error)
@@ -220,7 +221,7 @@ def _draw(lines: list[str]) -> None:
     """Put lines over those that are there, in one piece: nothing is blank in between."""
     width, height = shutil.get_terminal_size()
     shown = (line[:width] + _REST for line in lines[: height - 1])
-    sys.stdout.write(_HOME + "\r\n".join(shown) + "\r\n" + _BELOW)
+    sys.stdout.write(_HOME + "\n".join(shown) + "\n" + _BELOW)
     sys.stdout.flush()
 
 
