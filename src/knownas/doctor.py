@@ -181,7 +181,7 @@ async def _inside(loaded: Settings, *, quick: bool) -> list[Finding]:
     except VaultError:
         return []  # told already
     try:
-        found = _condition(await registry.condition(), loaded, registry.now())
+        found = of_condition(await registry.condition(), loaded, registry.now())
         if quick:
             return [*found, Finding("data", "note", "It was not checked.", "Leave out --quick.")]
         problems = await registry.check()
@@ -196,7 +196,8 @@ async def _inside(loaded: Settings, *, quick: bool) -> list[Finding]:
     return found
 
 
-def _condition(condition: Condition, loaded: Settings, now: int) -> list[Finding]:
+def of_condition(condition: Condition, loaded: Settings, now: int) -> list[Finding]:
+    """Return what there is to say of the condition of a database at a time."""
     found = []
     if condition.feed_lag > LATE_SECONDS * 1_000:
         found.append(
