@@ -39,6 +39,11 @@ test: .venv/dev.stamp ## Run the whole test suite (ARGS="-k get")
 docs: .venv/dev.stamp ## Test the documentation: its links and its commands
 	@$(PYTEST) tests/test_docs.py $(ARGS)
 
+.PHONY: site
+site: .venv/dev.stamp ## Make a site of the documentation in site/, to be opened or put on any web server
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs/site -d .venv/site . site
+	@echo "Open site/index.html"
+
 .PHONY: format
 format: .venv/dev.stamp ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff format
@@ -92,7 +97,7 @@ lock: .venv/run.stamp ## Lock the requirements anew; ARGS="--upgrade" takes the 
 
 .PHONY: clean
 clean: ## Remove all that make made; databases stay
-	@rm -rf .venv bench/work .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv site bench/work .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is as old as the last install, so that nothing is installed twice.
