@@ -23,6 +23,8 @@ CONFIGURATION: Final = DEPLOY / "prometheus" / "knownas.yml"
 DASHBOARD: Final[dict[str, Any]] = json.loads((DEPLOY / "grafana" / "knownas.json").read_text())
 TESTS_OF_RULES: Final = Path(__file__).parent / "files" / "alerts.yml"
 
+PARTS: Final = re.compile(r"_(?:bucket|sum|count)\Z")
+"""What a histogram's name is followed by."""
 NAME: Final = re.compile(r"\bknownas_\w+")
 ROUTE: Final = re.compile(r'route="([^"]+)"')
 GROUPED_BY: Final = re.compile(r"\bby \(([^)]*)\)")
@@ -90,9 +92,15 @@ def test_what_is_asked_for_is_told(server: Server) -> None:
 def test_what_is_told_is_shown(server: Server) -> None:
     """No metric is without a panel."""
     asked = " ".join(target["expr"] for panel in panels() for target in panel["targets"])
-    shown = {re.sub(r"_(?:bucket|sum|count)\Z", "", name) for name in NAME.findall(asked)}
-    families = {re.sub(r"_(?:bucket|sum|count)\Z", "", name) for name in told(server)}
-    assert families - shown == set()
+    shown = {PARTS.sub("", name) for name in NAME.findall(asked)}
+    assert {PARTS.sub("", name) for name in told(server)} - shown == set()
+
+
+def test_what_is_told_is_documented(server: Server) -> None:
+    """Operating has a line for each metric, and names none that there is not."""
+    text = (DEPLOY.parent / "docs" / "operating.md").read_text()
+    documented = set(re.findall(r"`(knownas_\w+)`", text))
+    assert {PARTS.sub("", name) for name in told(server)} == documented
 
 
 def test_samples_are_grouped_by_labels_that_they_have(server: Server) -> None:
