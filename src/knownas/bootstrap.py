@@ -22,6 +22,7 @@ from knownas.storage.sqlite import SqliteStorage
 from knownas.vault import Vault
 
 if TYPE_CHECKING:
+    from knownas.http.traces import Traced
     from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.outbound import Sender
     from knownas.webhooks.posting import Courier
@@ -299,13 +300,33 @@ def make_app(
     """Make what a server process serves, over `registry` or one that it opens itself."""
     logs.configure(settings.log_format)
     registry = registry or open_registry(settings, with_standby=True)
-    return create_app(
+    app = create_app(
         registry,
         settings,
         shared,
         console=Console(registry),
         dispatcher=open_dispatcher(registry),
     )
+    if (traced := tracing(settings)) is not None:
+        app.middleware_stack = traced(app.build_middleware_stack())
+    return app
+
+
+def tracing(settings: Settings) -> "type[Traced] | None":
+    """Return what traces requests, if the settings ask for it.
+
+    Raises SettingsError where it is not installed.
+    """
+    if not settings.traces:
+        return None
+    try:
+        # Not there where nobody wants traces.
+        from knownas.http.traces import Traced  # noqa: PLC0415 - as just said
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"KNOWNAS_TRACES=on needs {error.name}: pip install 'knownas[otel]'."
+        ) from None
+    return Traced
 
 
 def make_emulator(settings: Settings, registry: Registry) -> Application:
