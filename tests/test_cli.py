@@ -207,7 +207,7 @@ def test_key_is_made_and_shown_once(shell: Shell) -> None:
         assert key not in printed
         assert plain not in printed
     assert re.search(
-        rf"^{made['id']}  public  live  .*Z  phone$", shell("key", "list"), re.MULTILINE
+        rf"^{made['id']}  public  live  .*Z  never used  phone$", shell("key", "list"), re.MULTILINE
     )
 
 

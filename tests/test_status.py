@@ -119,6 +119,8 @@ def test_what_is_wrong_is_one_line(server: Server, tmp_path: Path) -> None:
     }
     process.kill()
     process.wait()
+    before = CliRunner().invoke(cli, ["--url", off, "status"])
+    assert (before.exit_code, "say --url after it" in before.stderr) == (1, True)
     assert len(said) == 7
     assert all(text.startswith("knownas: ") and text.count("\n") == 1 for text in said)
     assert TOKEN not in "".join(said)

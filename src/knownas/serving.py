@@ -16,9 +16,10 @@ from knownas.http.app import Application, create_app
 from knownas.metrics import SharedMemory
 from knownas.model import AppId
 from knownas.registry import Registry
-from knownas.settings import Settings
+from knownas.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from knownas.http.traces import Traced
     from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.posting import Courier
 
@@ -61,7 +62,7 @@ def make_app(
     logs.configure(settings.log_format)
     is_alone = registry is not None or settings.database == TEMPORARY
     registry = registry or open_registry(settings, with_standby=True)
-    return create_app(
+    app = create_app(
         registry,
         settings,
         shared,
@@ -70,6 +71,26 @@ def make_app(
         # Nobody else could open a database that is this process's own.
         run_imports=None if is_alone else functools.partial(run_imports, settings),
     )
+    if (traced := tracing(settings)) is not None:
+        app.middleware_stack = traced(app.build_middleware_stack())
+    return app
+
+
+def tracing(settings: Settings) -> "type[Traced] | None":
+    """Return what traces requests, if the settings ask for it.
+
+    Raises SettingsError where it is not installed.
+    """
+    if not settings.traces:
+        return None
+    try:
+        # Not there where nobody wants traces.
+        from knownas.http.traces import Traced  # noqa: PLC0415 - as just said
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"KNOWNAS_TRACES=on needs {error.name}: pip install 'knownas[otel]'."
+        ) from None
+    return Traced
 
 
 async def run_imports(settings: Settings) -> None:

@@ -100,6 +100,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "console"
     )
     access_log: Annotated[bool, Meta(description="Whether each request is logged.")] = True
+    traces: Annotated[
+        bool, Meta(description="Whether each request has a span of OpenTelemetry's.")
+    ] = False
 
 
 def load(environment: Mapping[str, str]) -> Settings:

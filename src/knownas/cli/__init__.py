@@ -62,6 +62,8 @@ def cli(context: click.Context, url: str | None, key: str | None) -> None:
     """By which identifiers every other system knows your user."""
     if url is None:
         return
+    if context.invoked_subcommand == "status":
+        raise Failure("status asks for metrics, not by a key: say --url after it.")
     if context.invoked_subcommand not in REMOTE:
         raise Failure(f"{context.invoked_subcommand} needs the database itself; leave out --url.")
     if not key:

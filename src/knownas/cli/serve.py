@@ -64,6 +64,7 @@ async def _first_start(loaded: Settings, url: str) -> Registry | None:
 
     Any other is opened again by each process that serves, in an event loop of its own.
     """
+    serving.tracing(loaded)  # what is missing for it is told here, once
     registry = bootstrap.open_registry(loaded, with_standby=True)
     if registry.vault.key_ids or any(app.upstream for app in await registry.apps()):
         registry.webhooks.sender()  # what is wrong with its certificates is told here, once

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import http.client
-import shutil
+import os
 import sys
 import time
 import urllib.error
@@ -219,7 +219,8 @@ def _screen() -> Iterator[None]:
 
 def _draw(lines: list[str]) -> None:
     """Put lines over those that are there, in one piece: nothing is blank in between."""
-    width, height = shutil.get_terminal_size()
+    # Not by shutil, which believes COLUMNS: that stays as it is when the window is made smaller.
+    width, height = os.get_terminal_size(sys.stdout.fileno())
     shown = (line[:width] + _REST for line in lines[: height - 1])
     sys.stdout.write(_HOME + "\n".join(shown) + "\n" + _BELOW)
     sys.stdout.flush()

@@ -42,9 +42,10 @@ class Edge:
         self.keep_alive_seconds: float = settings.keep_alive_seconds
         self.request_seconds: float = settings.request_seconds
         self.stall_seconds: float = settings.stall_seconds
-        # The access log is written by the application, so whoever wants one gives up the lane.
-        self.lane = None if settings.access_log else FastLane(state, HOT_ROUTE)
-        self.finding_lane = None if settings.access_log else FastLane(state, FIND_ROUTE)
+        # The application makes the log and the traces: whoever wants one gives up the lane.
+        is_watched = settings.access_log or settings.traces
+        self.lane = None if is_watched else FastLane(state, HOT_ROUTE)
+        self.finding_lane = None if is_watched else FastLane(state, FIND_ROUTE)
         self.connections: set[Protocol] = set()
         self.metrics.watch(connections=self.connections.__len__)
         self.draining_since: float | None = None

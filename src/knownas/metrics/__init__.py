@@ -173,12 +173,13 @@ class Metrics:
             labels=("route",),
         )
         for route in self._routes:
+            if not self._seconds[route].add_to(seconds, (route,), totals):
+                continue
             for method in METHODS:
                 for status in STATUSES:
                     count = totals[self.counter_cell(method, route, status)]
                     if count:
                         requests.add_metric((method, route, str(status)), count)
-            self._seconds[route].add_to(seconds, (route,), totals)
         yield requests
         yield seconds
         yield CounterMetricFamily(

@@ -64,8 +64,11 @@ class Histogram(NamedTuple):
 
     def add_to(
         self, family: HistogramMetricFamily, labels: Sequence[str], totals: Sequence[int]
-    ) -> None:
-        """Add what all processes have counted, of their cells' totals, if it is anything."""
+    ) -> int:
+        """Add what all processes have counted, of their cells' totals; return how many it was.
+
+        What is nothing is not added.
+        """
         counted = 0
         buckets = []
         for index, label in enumerate(self.scale.labels):
@@ -74,3 +77,4 @@ class Histogram(NamedTuple):
         if counted:
             told = totals[self.total] / self.scale.unit
             family.add_metric(labels, buckets=buckets, sum_value=told)
+        return counted

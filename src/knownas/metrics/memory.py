@@ -2,6 +2,7 @@
 
 import fcntl
 import mmap
+import operator
 import os
 import tempfile
 from pathlib import Path
@@ -57,7 +58,10 @@ class Slabs:
 
     def totals(self) -> list[int]:
         """Return what each cell has over all processes."""
-        return [sum(cells) for cells in zip(*self.all, strict=True)]
+        totals = self.all[0].tolist()
+        for slab in self.all[1:]:
+            totals = list(map(operator.add, totals, slab))
+        return totals
 
 
 def _claim(file: BinaryIO, processes: int) -> int:
