@@ -33,6 +33,7 @@ def addresses(people: People, hook: str) -> dict[str, str]:
         "changes": f"{APP}changes?after=first",
         "coverage": f"{APP}coverage",
         "conflicts": f"{APP}conflicts",
+        "imports": f"{APP}imports",
         "webhooks": f"{APP}webhooks",
         "webhook": f"{APP}webhooks/{hook}",
         "keys": f"{APP}keys",

@@ -344,6 +344,35 @@ def test_webhook_is_made_watched_and_replayed(
     expect(page.get_by_text("There is none.").first).to_be_visible()
 
 
+def test_import_is_watched(console: Server, enter: Callable[..., Page]) -> None:
+    """Its progress is there while the file comes, and by itself what came of it, and forgotten."""
+    lines = [f"imported-{number},branch-{number}" for number in range(500)]
+    content = "\n".join(["customer_user_id,branch_id", *lines, "a,b,c,d", ""]).encode()
+    half = len(content) // 2
+    body = {"name": "users.csv", "size": len(content)}
+    place = ask(console, "POST", "/api/v1/imports/", body=body).headers["location"]
+
+    def send(start: int, end: int, complete: str) -> None:
+        headers = [("Upload-Offset", str(start)), ("Upload-Complete", complete)]
+        headers.append(("Content-Type", "application/partial-upload"))
+        answer = ask(console, "PATCH", place, headers, content[start:end])
+        assert answer.status_code == 204, answer.text
+
+    send(0, half, "?0")
+    page = enter("admin")
+    page.goto(f"{APP}imports")
+    row = page.get_by_role("row", name="users.csv")
+    expect(row.get_by_role("progressbar")).to_be_visible()
+    expect(row).to_contain_text("uploading")
+    send(half, len(content), "?1")
+    expect(row).to_contain_text("500 new, 1 bad", timeout=30_000)
+    row.get_by_text("Problems").click()
+    expect(row).to_contain_text("Line 502")
+    row.get_by_role("button", name="Forget").click()
+    expect(page.get_by_text("There is none.")).to_be_visible()
+    assert re.search(r"admin\s+cancel import\s+default", audit(console, enter))
+
+
 def test_sender_is_let_in_and_shut_out(console: Server, enter: Callable[..., Page]) -> None:
     """Its secret is shown once and is good until it is revoked."""
     page = enter("admin")

@@ -155,6 +155,7 @@ def test_row_22_every_form_is_guarded(people: People, client: httpx2.Client) -> 
         "apps/default/keys/change",
         "apps/default/senders",
         "apps/default/senders/revoke",
+        "apps/default/imports/imp_0000000000000000",
     ):
         assert client.post(f"/console/{path}", data={"token": "x"}).status_code == 403, path
 
@@ -286,6 +287,7 @@ def test_odd_texts_in_forms_are_no_failure(people: People, client: httpx2.Client
         *("apps/default/webhooks", "apps/default/webhooks/whk_0000000000000000"),
         "apps/default/webhooks/whk_0000000000000000/replay",
         *("apps/default/letters", "apps/default/senders", "apps/default/senders/revoke"),
+        "apps/default/imports/imp_0000000000000000",
         *("apps/default/keys", "apps/default/keys/adopt", "apps/default/keys/change"),
     ):
         for do in (odd, "replay", "delete") if path.endswith(("0", "letters")) else (odd,):
