@@ -164,8 +164,7 @@ def test_what_is_refused(server: Server, other: Server) -> None:
     """Wrong bodies and headers are named; what is of another app is not there."""
     wrong = {"name": 1, "format": "xls", "size": -1, "dry_run": "yes", "on_error": "?", "x": 1}
     assert sorted(map(str, sources(ask(server, "POST", IMPORTS, body=wrong)))) == sorted(wrong)
-    too_large = ask(server, "POST", IMPORTS, body={"size": 2**45})
-    assert error_code(too_large) == (413, "payload_too_large")
+    assert sources(ask(server, "POST", IMPORTS, body={"size": 2**45})) == ["size"]
     path = begun(server, size=10)
     for headers in ([PIECE], [PIECE, ("Upload-Offset", "-1")], [PIECE, ("Upload-Offset", "1e3")]):
         assert sources(ask(server, "PATCH", path, headers, b"x")) == ["upload-offset"]
