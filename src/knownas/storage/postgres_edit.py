@@ -135,6 +135,12 @@ class PostgresEdit:
             raise Unknown(wanted)
         return self._state.look_up(self._app, ref)
 
+    def admit(self, before: Profile | None, after: Profile) -> None:
+        """See `Edit.admit`; what is not known yet is asked at the end, then all is made anew."""
+        if before is None:
+            self._state.refuse_deleted(self._app)
+        self._state.admit(self._app, before, after, None)
+
     def put(
         self,
         before: Profile | None,
