@@ -51,8 +51,10 @@ def program(
 
 
 def commands(group: click.Group = cli, *above: str) -> Iterator[tuple[list[str], click.Command]]:
-    """Yield every command with its words, groups too."""
+    """Yield every command with its words, groups too, but for what only a server runs."""
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         yield [*above, name], command
         if isinstance(command, click.Group):
             yield from commands(command, *above, name)
@@ -81,7 +83,7 @@ def test_every_command_has_help(empty: Shell, words: list[str], command: click.C
 def test_help_lists_every_command(empty: Shell) -> None:
     """The first help names what there is."""
     printed = empty("--help")
-    for name in cli.commands:
+    for name in (words[0] for words, _ in ALL):
         assert re.search(rf"^  {name} +\S", printed, re.MULTILINE)
 
 

@@ -72,10 +72,7 @@ async def import_file(  # noqa: PLR0913 - the options of the command
     app_name: str,
     as_json: bool,
 ) -> None:
-    """Merge the profiles of FILE into an app; broken off and run again, it goes on.
-
-    With `knownas --url` the file is uploaded, and imported there.
-    """
+    """Merge the profiles of FILE into an app, or a server's; run again, it goes on."""
     app = await registry.app(app_name)
     if click.get_current_context().find_object(Address) is not None:
         if restart or report_file:

@@ -88,9 +88,10 @@ class _Outcome(msgspec.Struct):
     """In a dry run what would be written: line, before, after."""
 
 
-class _Kept(Tally):
+class _Kept(msgspec.Struct):
     """How far an import came, as it is kept."""
 
+    done: Tally = msgspec.field(default_factory=Tally)
     run: str = ""
     """Which run of it wrote this."""
 
@@ -225,7 +226,7 @@ class _Import:
         kept = await self._storage.edit(
             self._app.id, lambda edit: edit.answer(self._key), now=self._clock(), by=_BY
         )
-        return _kept(kept, self._clock())
+        return _kept(kept, self._clock()).done
 
     async def _end(self) -> None:
         """Forget how far it came."""
@@ -261,16 +262,16 @@ class _Import:
         def work(edit: Edit) -> _Outcome:
             if self._options.dry_run:
                 raise _DryRun(self._merge(edit, before, batch, terms))
-            done = _kept(edit.answer(self._key), now)
-            more = done.rows - before.rows
-            if more and done.run != self._run_id:
+            kept = _kept(edit.answer(self._key), now)
+            more = kept.done.rows - before.rows
+            if more and kept.run != self._run_id:
                 raise ValidationError("Another import of the same file goes on meanwhile.")
             if more:
                 # The commit of which nothing was heard was made, be it that a row stopped it.
-                return _Outcome(done, [], records[more].line if more < len(records) else None)
+                line = records[more].line if more < len(records) else None
+                return _Outcome(kept.done, [], line)
             outcome = self._merge(edit, before, batch, terms)
-            kept = outcome.resume or outcome.tally
-            state = _Kept(**msgspec.structs.asdict(kept) | {"run": self._run_id})
+            state = _Kept(outcome.resume or outcome.tally, self._run_id)
             text = msgspec.json.encode(state).decode()
             edit.keep_answer(self._key, Answer(_FINGERPRINT, text, now + KEPT_MS))
             return outcome
