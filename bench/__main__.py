@@ -1,5 +1,6 @@
 """The public benchmark: our server and its peers, side by side. See bench/README.md."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -8,10 +9,10 @@ from typing import Final
 
 import click
 
-from bench import cpu, databases, layouts, machine, page, postgres, results, wrk
+from bench import cpu, databases, importing, layouts, machine, page, postgres, results, wrk
 from bench.contenders import CONTENDERS, Contender
 from bench.loads import LOADS, LOOKUPS, OVER_POSTGRES
-from bench.results import OverPostgres, Results
+from bench.results import Imports, OverPostgres, Results
 from bench.rounds import OURS, Rounds, say
 
 MAIN_PROFILES: Final = 1_000_000
@@ -21,7 +22,7 @@ DISK_IDENTIFIERS: Final = 6
 PEERS: Final = tuple(one.name for one in CONTENDERS[1:])
 PARTS: Final = (
     *(load.name for load in LOADS),
-    *("lookups", "growth", "cpu", "disk", "layouts", "keys", "postgres"),
+    *("lookups", "growth", "cpu", "disk", "layouts", "keys", "postgres", "imports"),
 )
 
 
@@ -166,7 +167,22 @@ def _measure(
         )
     if "postgres" in parts:
         found.over_postgres = _over_postgres(found, work, made[found.main_profiles])
+    if "imports" in parts:
+        found.imports = _imports(found, folder)
     shutil.rmtree(folder)
+
+
+def _imports(found: Results, folder: Path) -> Imports:
+    """Measure imports into a file and, where it is installed, into PostgreSQL."""
+    load = os.getloadavg()[0]
+    say(f"importing {found.main_profiles:,} rows into SQLite")
+    url = f"sqlite:///{folder}/imported.db"
+    measured = [*importing.measure(folder, url, found.main_profiles)]
+    if postgres.missing() is None:
+        with postgres.server() as server_url:
+            say(f"importing {found.main_profiles:,} rows into PostgreSQL")
+            measured += importing.measure(folder, server_url, found.main_profiles)
+    return Imports(began=found.began, load=load, measured=measured)
 
 
 def _of_its_own(found: Results) -> Results:

@@ -2,6 +2,7 @@
 
     python -m bench.importing [--rows 1000000]
     python -m bench.importing --to postgresql://postgres@127.0.0.1/empty [--rows 1000000]
+    make bench ARGS="--only imports --publish"
 
 The file is CSV, with 2 to 10 identifiers a row as `knownas demo` makes them. It is imported three
 times: into an empty app; again, when all is the same; and once more with one identifier of each
@@ -12,14 +13,18 @@ the second tenth of the time to the last.
 import argparse
 import csv
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from bench.copying import private_mib
+from bench.results import Imported
 from knownas import demo
 from knownas.model import KIND_NUMBER
 
@@ -33,14 +38,26 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", help="where the files go, on the disk that is to be measured")
     options = parser.parse_args()
+    print(f"load average: {os.getloadavg()[0]:.2f}", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         url = options.to or f"sqlite:///{folder}/imported.db"
-        subprocess.run([*KNOWNAS, "app", "create", "default", "--database", url], check=True)
-        file = Path(folder, "rows.csv")
-        for name in ("new", "same", "changed"):
-            if name != "same":
-                write(file, options.rows, changed=name == "changed")
-            print(json.dumps({"rows_are": name, **measure(file, url)}), flush=True)
+        for one in measure(Path(folder), url, options.rows):
+            print(json.dumps({**msgspec.structs.asdict(one), "rate": round(one.rate)}), flush=True)
+
+
+def measure(folder: Path, url: str, rows: int) -> Iterator[Imported]:
+    """Import so many rows into an empty database: new ones, the same, and changed ones."""
+    subprocess.run(
+        [*KNOWNAS, "app", "create", "default", "--database", url],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    file = folder / "rows.csv"
+    for rows_are in ("new", "same", "changed"):
+        if rows_are != "same":
+            write(file, rows, changed=rows_are == "changed")
+        yield imported(file, url, rows_are)
+    file.unlink()
 
 
 def write(path: Path, rows: int, *, changed: bool) -> None:
@@ -56,28 +73,29 @@ def write(path: Path, rows: int, *, changed: bool) -> None:
             writer.writerow([one.profile_id, one.customer_user_id, *identifiers])
 
 
-def measure(file: Path, url: str) -> dict[str, Any]:
-    """Import a file, and return its report's counts, the rate, and memory over the time in MiB."""
+def imported(file: Path, url: str, rows_are: str) -> Imported:
+    """Import a file, and return what it took."""
     memory = []
     command = [*KNOWNAS, "import", str(file), "--database", url, "--json"]
     began = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             memory.append(private_mib(process.pid))
             time.sleep(0.1)
         seconds = time.monotonic() - began
         assert process.stdout is not None
         report = json.load(process.stdout)
-    assert report["new"] + report["changed"] + report["same"] == report["rows"]
+    assert report[rows_are] == report["rows"]
     tenth = max(1, len(memory) // 10)
-    return {
-        **{name: report[name] for name in ("rows", "new", "changed", "same")},
-        "seconds": round(seconds, 1),
-        "rows_per_second": round(report["rows"] / seconds),
-        "mib_second_tenth": max(memory[tenth : 2 * tenth], default=0),
-        "mib_last_tenth": max(memory[-tenth:], default=0),
-        "mib_most": max(memory),
-    }
+    return Imported(
+        database="PostgreSQL" if url.startswith("postgres") else "SQLite",
+        rows_are=rows_are,
+        rows=report["rows"],
+        seconds=round(seconds, 1),
+        mib_second_tenth=max(memory[tenth : 2 * tenth], default=0),
+        mib_last_tenth=max(memory[-tenth:], default=0),
+        mib_most=max(memory),
+    )
 
 
 if __name__ == "__main__":

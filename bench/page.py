@@ -43,6 +43,7 @@ def write(found: Results) -> None:
         "layouts": _layouts,
         "keys": _keys,
         "postgres": sections.over_postgres,
+        "imports": sections.imports,
         "machine": _machine,
     }
 

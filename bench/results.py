@@ -10,7 +10,12 @@ import msgspec
 RESULTS: Final = Path(__file__).parent / "results"
 PUBLISHED: Final = RESULTS / "published.json"
 
-ALONE: Final = {"lookups": "lookups", "postgres": "over_postgres", "disk": "disk"}
+ALONE: Final = {
+    "lookups": "lookups",
+    "postgres": "over_postgres",
+    "disk": "disk",
+    "imports": "imports",
+}
 """The parts that can be published by themselves, and where each stands in `Results`."""
 
 BUSY_LIMIT: Final = 0.95
@@ -113,6 +118,34 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
     """Private memory of the copying process, in the second tenth of the time and in the last."""
 
 
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What an import of a file took."""
+
+    database: str
+    rows_are: str
+    """`new`, `same` as what is there, or `changed` in one identifier."""
+    rows: int
+    seconds: float
+    mib_second_tenth: int
+    mib_last_tenth: int
+    """Private memory of the importing process, in the second tenth of the time and in the last."""
+    mib_most: int
+
+    @property
+    def rate(self) -> float:
+        """Rows a second, the start of the program included."""
+        return self.rows / self.seconds
+
+
+class Imports(msgspec.Struct, frozen=True, kw_only=True):
+    """What imports took, and what else the machine was doing."""
+
+    began: str
+    load: float
+    """How many other processes wanted to run, on average over the minute before."""
+    measured: list[Imported]
+
+
 class OverPostgres(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured over PostgreSQL, in a run of its own or as a part of one."""
 
@@ -145,6 +178,7 @@ class Results(msgspec.Struct, kw_only=True):
     lookups: "Results | None" = None
     """In a run of its own, or as a part of one."""
     over_postgres: OverPostgres | None = None
+    imports: Imports | None = None
 
     def of(
         self, load: str, server: str, *, connections: int = 64, profiles: int | None = None

@@ -278,6 +278,29 @@ def lookups(found: Results) -> str:
     return f"{_when(own)}\n{reached(own, GOALS_OF_LOOKUPS)}\n{table}{note}"
 
 
+def imports(found: Results) -> str:
+    """Return how fast files are imported."""
+    own = found.imports
+    if own is None:
+        return tables.NOTHING
+    rows = (
+        (
+            one.database,
+            one.rows_are,
+            f"{one.rows:,}",
+            f"{one.rate:,.0f}",
+            f"{one.mib_second_tenth} MiB",
+            f"{one.mib_last_tenth} MiB",
+        )
+        for one in own.measured
+    )
+    head = ("into", "rows are", "rows", "rows/s", "memory early", "memory late")
+    return (
+        f"Measured {own.began}, while {own.load:.1f} other processes wanted to run.\n\n"
+        f"{tables.table(head, rows, right=range(2, 6))}"
+    )
+
+
 def _when(own: Results) -> str:
     """Return when a part was measured that may be of another run than the rest."""
     when = f"Measured {own.began}; {own.main_profiles:,} profiles"

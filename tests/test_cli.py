@@ -51,7 +51,7 @@ def program(
 
 
 def commands(group: click.Group = cli, *above: str) -> Iterator[tuple[list[str], click.Command]]:
-    """Yield every command that is not hidden, with its words; groups too."""
+    """Yield every command with its words, groups too, but for what only a server runs."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -86,8 +86,7 @@ def test_every_command_has_help(empty: Shell, words: list[str], command: click.C
 def test_help_lists_every_command(empty: Shell) -> None:
     """The first help names what there is."""
     printed = empty("--help")
-    for words, _ in ALL:
-        name = words[0]
+    for name in (words[0] for words, _ in ALL):
         assert re.search(rf"^  {name} +\S", printed, re.MULTILINE)
 
 

@@ -327,6 +327,12 @@ def test_erased_stay_away(known: Known, tmp_path: Path, monkeypatch: pytest.Monk
         assert counts(report) == {"rows": 20, "same": 19, "erased": 1}
         assert problems(report) == [(5, "erased", None)]
     assert "c-3" not in known.by_customer()
+    # Nor does it take anything from who is there.
+    known("policy", "set", "branch_id=move")
+    known("set", "--customer", "c-4", "branch_id=b-3")
+    report = known.imports(written(tmp_path / "b.csv", "customer_user_id,branch_id", "c-3,b-3"))
+    assert counts(report) == {"rows": 1, "erased": 1}
+    assert known.by_customer()["c-4"]["branch_id"] == "b-3"
 
 
 def test_merged_leads_to_the_survivor(known: Known, tmp_path: Path) -> None:

@@ -103,6 +103,10 @@ class Edit(Protocol):
         """Return what the customer and what the profile id of `ref` find, aliases included."""
         ...
 
+    def admit(self, before: Profile | None, after: Profile) -> None:
+        """Raise what `put` would where the app was deleted, or a name that is new was erased."""
+        ...
+
     def put(
         self,
         before: Profile | None,

@@ -209,9 +209,16 @@ class UploadConflict(Conflict):
     code = "upload_conflict"
     message = "The file goes on elsewhere; send what follows from Upload-Offset on."
 
-    def __init__(self, message: str | None = None, *, offset: int) -> None:
-        """Take how many bytes of the file are here."""
-        super().__init__(message, source="upload-offset")
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        source: str | None = "upload-offset",
+        fields: Sequence[FieldError] = (),
+        offset: int = 0,
+    ) -> None:
+        """Take how many bytes of the file are here, beside what any error takes."""
+        super().__init__(message, source=source, fields=fields)
         self.offset = offset
 
 

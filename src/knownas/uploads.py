@@ -49,6 +49,10 @@ class Uploads:
     ) -> None:
         """Take files of at most so many bytes; `clock` gives ms since 1970."""
         self.most_bytes = most_bytes
+        self._too_large = (
+            f"A file may have {most_bytes} bytes at most: pack it by gzip or zstd, or send it in "
+            "parts."
+        )
         self._imports = storage.imports
         self._clock = clock
         self._new_uuid = new_uuid
@@ -63,10 +67,11 @@ class Uploads:
     async def begin(self, app: AppId, name: str, plan: Plan, size: int | None) -> Import:
         """Begin an import, of whose file nothing is here yet; its size may be unknown.
 
-        Raises PayloadTooLarge, TooManyImports, and Unauthorized where the app was deleted.
+        Raises ValidationError for a size beyond what is taken, TooManyImports, and Unauthorized
+        where the app was deleted.
         """
         if size is not None and size > self.most_bytes:
-            raise self._too_large("size")
+            raise ValidationError(self._too_large, source="size")
         now = self._clock()
         new = Import(f"imp_{self._new_uuid().hex[:16]}", now, name, plan, size=size, changed_at=now)
         await self._imports.add(app, new, most=MOST)
@@ -139,7 +144,7 @@ class Uploads:
                 "Another request sends a piece of it just now; wait for that.", offset=offset
             )
         if end > self.most_bytes:
-            raise self._too_large(None)
+            raise PayloadTooLarge(self._too_large)
         if found.size is not None and (end > found.size or (is_last and end < found.size)):
             raise ValidationError(
                 f"The file was announced with {found.size} bytes, and has {end}; cancel the import "
@@ -174,13 +179,6 @@ class Uploads:
         if changed is None:
             raise ImportNotFound
         return changed
-
-    def _too_large(self, source: str | None) -> PayloadTooLarge:
-        return PayloadTooLarge(
-            f"A file may have {self.most_bytes} bytes at most: pack it by gzip or zstd, or send it "
-            "in parts.",
-            source=source,
-        )
 
 
 def _freed(found: Import, writer: str) -> Import:

@@ -98,14 +98,21 @@ def set_identifiers(
     if check is not None and before is not None:
         check.refuse(before)
     after = msgspec.structs.replace(bound, identifiers=setting.applied(bound.identifiers))
-    make_way(edit, bound, setting.values, policies)
+    make_way(edit, before, bound, setting.values, policies)
     return edit.put(before, after, exclusive=exclusive_kinds(policies))
 
 
-def make_way(edit: Edit, bound: Profile, values: Mapping[str, str], policies: Policies) -> None:
+def make_way(
+    edit: Edit,
+    before: Profile | None,
+    bound: Profile,
+    values: Mapping[str, str],
+    policies: Policies,
+) -> None:
     """Take identifiers from other profiles that are to be set on one, as the policies have it.
 
-    Raises IdentifierTaken with an entry per kind; then nothing was written.
+    Raises IdentifierTaken with an entry per kind, and ProfileNotFound for a person who was erased;
+    then nothing was written.
     """
     robbed: dict[ProfileId, Profile] = {}
     taken: list[FieldError] = []
@@ -124,6 +131,8 @@ def make_way(edit: Edit, bound: Profile, values: Mapping[str, str], policies: Po
             robbed[holder.profile_id] = _without(known, kind)
     if taken:
         raise IdentifierTaken(fields=taken)
+    if robbed:
+        edit.admit(before, bound)
     for profile in robbed.values():
         edit.put(edit.find(ProfileRef(profile_id=profile.profile_id))[1], profile)
 

@@ -142,6 +142,10 @@ class DictEdit:
         live = self.machine.expected[self.app].get(alias.profile_id)
         return live or self.follow(f"p:{alias.profile_id}")
 
+    def admit(self, before: Profile | None, after: Profile) -> None:
+        """See `Edit.admit`."""
+        refuse_erased(self.machine, self.app, before, after, anew=False)
+
     def put(
         self,
         before: Profile | None,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 import click
 import msgspec
 
+from knownas import logs
 from knownas.cli.options import app_option, database_option, json_option
 from knownas.cli.printing import emit, progress_bar
 from knownas.cli.running import Address, Failure, on_registry
 from knownas.erasing import Subjects
+from knownas.errors import KnownasError
 from knownas.imports import Plan
 from knownas.registry import Registry, system_clock
 from knownas.transfer import exporting, formats, importing
@@ -70,10 +72,7 @@ async def import_file(  # noqa: PLR0913 - the options of the command
     app_name: str,
     as_json: bool,
 ) -> None:
-    """Merge the profiles of FILE into an app; broken off and run again, it goes on.
-
-    With `knownas --url` the file is uploaded, and imported there.
-    """
+    """Merge the profiles of FILE into an app, or a server's; run again, it goes on."""
     app = await registry.app(app_name)
     if click.get_current_context().find_object(Address) is not None:
         if restart or report_file:
@@ -201,6 +200,12 @@ async def import_uploaded(registry: Registry) -> None:
             is_left = await working
         except asyncio.CancelledError:  # the server stops: another one goes on
             return
+        except KnownasError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the text of an error may name a person
+            place = ", ".join(logs.place_of(error))
+            told = f"An uploaded file could not be imported: {type(error).__name__} at {place}."
+            raise Failure(told) from None
 
 
 @click.command("export")

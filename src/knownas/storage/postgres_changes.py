@@ -10,6 +10,7 @@ while the transaction commits.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -195,21 +196,23 @@ class Tally:
         for (app, day), of_day in counts.items():
             for (kind, change), times in Counter(of_day).items():
                 self._coverage[app, day, kind] += change * times
-        return [
-            (
-                one.app,
-                one.profile_id,
-                one.revision,
-                one.at,
-                one.by.text(),
-                rows.from_difference(
-                    msgspec.structs.replace(differs, shared=kinds) if kinds else differs
-                ),
-                rows.about(one.before, one.after, one.undoes),
-                changed_in.get((one.app, one.profile_id), 0),
+        noted = []
+        for one, differs, kinds in zip(entries, differences, shared, strict=True):
+            profile_id = one.profile_id
+            told = msgspec.structs.replace(differs, shared=kinds) if kinds else differs
+            noted.append(
+                (
+                    one.app,
+                    profile_id,
+                    one.revision,
+                    one.at,
+                    one.by.text(),
+                    rows.from_difference(told),
+                    rows.about(one.before, one.after, one.undoes),
+                    changed_in.get((one.app, profile_id), 0),
+                )
             )
-            for one, differs, kinds in zip(entries, differences, shared, strict=True)
-        ]
+        return noted
 
     async def _count_holders(self, link: Link, moves: list[list[Move]]) -> list[tuple[int, ...]]:
         """Return for each entry the kinds of which another profile has the new value already."""
@@ -329,7 +332,7 @@ async def note(link: Link, noted: list[ChangeRow]) -> None:
     """
     if len(noted) > MANY:
         own = await own_tx(link)
-        records = [(*row, max(own, tx)) for *row, tx in sorted(noted)]
+        records = [(*row, max(own, tx)) for *row, tx in sorted(noted, key=itemgetter(0, 1, 2))]
         await stream(link, "changes", CHANGE_COLUMNS, records)
     elif noted and len(await link.fetch(INSERT_CHANGES, *columns(noted))) < len(noted):
         raise Outrun

@@ -19,7 +19,7 @@ from knownas.storage.postgres_changes import Entry
 from knownas.storage.postgres_errors import OUTRUN, Outrun
 from knownas.storage.postgres_held import Held, Wanted
 from knownas.storage.postgres_link import Link
-from knownas.storage.postgres_reads import CustomerKey, ProfileKey
+from knownas.storage.postgres_reads import ProfileKey
 from knownas.storage.postgres_state import State
 from knownas.storage.postgres_writes import MAX_TRIES, refuse_growth, store
 
@@ -117,24 +117,29 @@ class PostgresEdit:
 
     def find(self, ref: ProfileRef) -> tuple[Profile | None, Profile | None]:
         """See `Edit.find`."""
-        customers: set[CustomerKey] = set()
-        profiles: set[ProfileKey] = set()
-        if ref.customer_user_id is not None:
-            customer = (self._app, ref.customer_user_id)
-            if customer not in self._state.customers and customer not in self._held.asked_customers:
-                customers.add(customer)
-        if ref.profile_id is not None:
-            key = (self._app, ref.profile_id)
-            if not self._is_known(key):
-                profiles.add(key)
-        if customers or profiles:
-            raise Unknown(Wanted(customers=customers, profiles=profiles))
+        customer = None if ref.customer_user_id is None else (self._app, ref.customer_user_id)
+        profile = None if ref.profile_id is None else (self._app, ref.profile_id)
+        is_known = (
+            customer is None
+            or customer in self._held.asked_customers
+            or customer in self._state.customers
+        ) and (
+            profile is None
+            or profile in self._held.missing
+            or profile in self._held.profiles
+            or profile in self._state.profiles
+        )
+        if not is_known:
+            wanted = Wanted()
+            wanted.add(self._app, Needs([ref]))
+            raise Unknown(wanted)
         return self._state.look_up(self._app, ref)
 
-    def _is_known(self, key: ProfileKey) -> bool:
-        return (
-            key in self._state.profiles or key in self._held.profiles or key in self._held.missing
-        )
+    def admit(self, before: Profile | None, after: Profile) -> None:
+        """See `Edit.admit`; what is not known yet is asked at the end, then all is made anew."""
+        if before is None:
+            self._state.refuse_deleted(self._app)
+        self._state.admit(self._app, before, after, None)
 
     def put(
         self,

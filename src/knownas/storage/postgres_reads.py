@@ -1,6 +1,7 @@
 """Reads of several profiles at once, each by its key: functions on a link."""
 
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, Final
 
 from knownas.editing import Alias, alias_names
@@ -244,14 +245,16 @@ async def _profiles_of(
 
 
 def in_order(keys: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Return identifiers in the order of the reverse index: app, kind, value, what else there is.
+    """Return identifiers in the order of the reverse index: app, kind, value.
 
     The kinds are apart: whole keys take several times as long to compare.
     """
     by_kind: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for key in keys:
-        by_kind.setdefault(key[:2], []).append(key[2:])
-    return [(*kind, *rest) for kind in sorted(by_kind) for rest in sorted(by_kind[kind])]
+        by_kind.setdefault(key[:2], []).append(key)
+    for of_kind in by_kind.values():
+        of_kind.sort(key=itemgetter(2))
+    return [key for kind in sorted(by_kind) for key in by_kind[kind]]
 
 
 def columns(listed: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

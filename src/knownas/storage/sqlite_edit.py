@@ -147,6 +147,15 @@ class SqliteEdit:
             self._has_merged = sqlite_aliases.any_of(self._connection, self._app)
         return self._has_merged
 
+    def admit(self, before: Profile | None, after: Profile) -> None:
+        """See `Edit.admit`."""
+        if _is_named_anew(before, after):
+            self._gatekeeper().admit(before, after, anew_at=None)
+
+    def _gatekeeper(self) -> Gate:
+        self._gate = self._gate or Gate(self._connection, self._app, self._subjects)
+        return self._gate
+
     def put(
         self,
         before: Profile | None,
@@ -160,10 +169,10 @@ class SqliteEdit:
         del exclusive
         if after == before and undoes is None:
             return after
-        is_named_anew = before is None or before.customer_user_id != after.customer_user_id
+        is_named_anew = _is_named_anew(before, after)
         if is_named_anew:
-            self._gate = self._gate or Gate(self._connection, self._app, self._subjects)
-            after = self._gate.admit(before, after, anew_at=self._now if anew else None)
+            anew_at = self._now if anew else None
+            after = self._gatekeeper().admit(before, after, anew_at=anew_at)
         if before is None:
             number = self._new_number()
             revision = self._next_revision(after.profile_id)
@@ -272,6 +281,10 @@ class SqliteEdit:
     def keep_answer(self, key: str, answer: Answer) -> None:
         """See `Edit.keep_answer`."""
         self._connection.execute(_KEEP_ANSWER, (self._app, key, *answer))
+
+
+def _is_named_anew(before: Profile | None, after: Profile) -> bool:
+    return before is None or before.customer_user_id != after.customer_user_id
 
 
 def prune_answers(connection: apsw.Connection, now: int) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from knownas import writes
-from knownas.editing import Answer, Edit, Needs
+from knownas.editing import Edit, Needs
 from knownas.erasing import Subjects, names_of
 from knownas.errors import (
     FieldError,
@@ -42,6 +42,7 @@ from knownas.transfer.reports import (
     Telling,
     count,
 )
+from knownas.transfer.resuming import Kept, forget, keep, kept
 from knownas.transfer.rows import Bad, Record, Row
 from knownas.transfer.unpacking import fingerprint
 
@@ -54,13 +55,9 @@ LEAST_BATCH: Final = 5_000
 BATCH_SECONDS: Final = 2.0
 """How long a larger transaction may take: so long others may have to wait for it."""
 
-KEPT_MS: Final = 7 * 24 * 3_600_000
-"""How long an import that was broken off can go on."""
-
 _TRIES: Final = 60
 _WAIT_SECONDS: Final = 1.0
 _BY: Final = By("import")
-_FINGERPRINT: Final = b"import"
 
 
 class Options(NamedTuple):
@@ -86,13 +83,6 @@ class _Outcome(msgspec.Struct):
     """Where the same file goes on: before the row that stopped it."""
     made: list[tuple[int, Profile | None, Profile]] = msgspec.field(default_factory=list)
     """In a dry run what would be written: line, before, after."""
-
-
-class _Kept(Tally):
-    """How far an import came, as it is kept."""
-
-    run: str = ""
-    """Which run of it wrote this."""
 
 
 class _DryRun(Exception):
@@ -222,22 +212,19 @@ class _Import:
         if self._options.restart:
             await self._end()
             return Tally()
-        kept = await self._storage.edit(
-            self._app.id, lambda edit: edit.answer(self._key), now=self._clock(), by=_BY
+        now = self._clock()
+        so_far = await self._storage.edit(
+            self._app.id, lambda edit: kept(edit, self._key, now), now=now, by=_BY
         )
-        return _kept(kept, self._clock())
+        return so_far.done
 
     async def _end(self) -> None:
         """Forget how far it came."""
         if self._options.dry_run:
             return
-        now = self._clock()
-
-        def work(edit: Edit) -> None:
-            if edit.answer(self._key) is not None:
-                edit.keep_answer(self._key, Answer(_FINGERPRINT, "", 0))
-
-        await self._storage.edit(self._app.id, work, now=now, by=_BY)
+        await self._storage.edit(
+            self._app.id, lambda edit: forget(edit, self._key), now=self._clock(), by=_BY
+        )
 
     # --- a batch ----------------------------------------------------------------------------------
 
@@ -261,18 +248,16 @@ class _Import:
         def work(edit: Edit) -> _Outcome:
             if self._options.dry_run:
                 raise _DryRun(self._merge(edit, before, batch, terms))
-            done = _kept(edit.answer(self._key), now)
-            more = done.rows - before.rows
-            if more and done.run != self._run_id:
+            so_far = kept(edit, self._key, now)
+            more = so_far.done.rows - before.rows
+            if more and so_far.run != self._run_id:
                 raise ValidationError("Another import of the same file goes on meanwhile.")
             if more:
                 # The commit of which nothing was heard was made, be it that a row stopped it.
-                return _Outcome(done, [], records[more].line if more < len(records) else None)
+                line = records[more].line if more < len(records) else None
+                return _Outcome(so_far.done, [], line)
             outcome = self._merge(edit, before, batch, terms)
-            kept = outcome.resume or outcome.tally
-            state = _Kept(**msgspec.structs.asdict(kept) | {"run": self._run_id})
-            text = msgspec.json.encode(state).decode()
-            edit.keep_answer(self._key, Answer(_FINGERPRINT, text, now + KEPT_MS))
+            keep(edit, self._key, Kept(outcome.resume or outcome.tally, self._run_id), now)
             return outcome
 
         for _ in range(_TRIES):
@@ -404,13 +389,6 @@ def _new_id(record: Record) -> ProfileId:
     if isinstance(record, Bad):
         return ProfileId("")
     return record.ref.profile_id or ProfileId(str(uuid.uuid4()))
-
-
-def _kept(kept: Answer | None, now: int) -> _Kept:
-    """Return what an import has done, as it was kept; nothing where it is over or too old."""
-    if kept is None or kept.expires_at <= now:
-        return _Kept()
-    return msgspec.json.decode(kept.answer, type=_Kept)
 
 
 def _next(records: Iterator[Record], count: int) -> list[Record]:

@@ -49,7 +49,7 @@ def merge(edit: Edit, row: Row, new_id: ProfileId, terms: Terms) -> Merged:
     after = row.applied(bound, is_new=before is None)
     if after != before:
         if terms.policies:
-            writes.make_way(edit, bound, row.values(), terms.policies)
+            writes.make_way(edit, before, bound, row.values(), terms.policies)
         after = edit.put(before, after, exclusive=terms.exclusive)
     return Merged(before, after, [])
 
