@@ -64,7 +64,9 @@ class Process:
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end and return its exit code. Raises subprocess.TimeoutExpired."""
         if self.returncode is None:
-            if not select.select([self._news], [], [], timeout)[0]:
+            told = select.poll()  # unlike select, it takes any number of a file
+            told.register(self._news, select.POLLIN)
+            if not told.poll(None if timeout is None else timeout * 1_000):
                 raise subprocess.TimeoutExpired(self.args, timeout or 0)
             (self.returncode,) = _NUMBER.unpack(self._news.recv(_NUMBER.size))
             self._news.close()

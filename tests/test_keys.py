@@ -378,12 +378,13 @@ async def test_key_in_use_is_renewed_before_its_belief_ends(
 @pytest.mark.anyio
 async def test_last_use_of_a_key_is_written(server: Process, another: Process, app: App) -> None:
     """By each process, while one that cannot write keeps it for later; no refused key has a use."""
-    key, _ = await server.registry.keyring.create(app, "secret")
+    key, live = await server.registry.keyring.create(app, "secret")
     gone, ended = await server.registry.keyring.create(app, "secret")
     await server.registry.keyring.revoke(app.id, ended.id)
 
     async def uses() -> list[int | None]:
-        return [one.last_used_at for one in await server.registry.keyring.of_app(app.id)]
+        kept = {one.id: one for one in await server.registry.keyring.of_app(app.id)}
+        return [kept[one.id].last_used_at for one in (live, ended)]
 
     server.now, another.now = 5_000, 4_000
     assert await server.opens(key)

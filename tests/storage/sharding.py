@@ -57,6 +57,8 @@ _IMPURE: Final = re.compile(
     r"|statement_timestamp|transaction_timestamp)\s*\(|\b(?:current_|local)(?:time|timestamp|date)\b",
     re.IGNORECASE,
 )
+_CLOCK: Final = re.compile(r"^\s*SELECT [^;]*\bpg_(?:is_in_recovery|stat_activity)\b[^;]*\Z")
+"""What `knownas doctor` asks a server of itself: its clock, too."""
 _SESSION: Final = re.compile(
     r"^\s*(?:SET|RESET|LISTEN|NOTIFY|PREPARE|DECLARE|LOAD|CREATE\s+TEMP)\b"
     r"|\bpg_(?:try_)?advisory_lock\b|\bset_config\b",
@@ -78,7 +80,7 @@ def broken(statement: str) -> list[str]:
     said = []
     if len(tables) > 1:
         said.append(f"it needs {' and '.join(tables)} at once")
-    if _IMPURE.search(statement):
+    if _IMPURE.search(statement) and not _CLOCK.search(statement):
         said.append("it uses a function whose value depends on where and when it is called")
     if _SESSION.search(statement):
         said.append("it leaves something in the session")

@@ -91,6 +91,7 @@ NOT_OF_ONE_APP = {
     "apps": "it lists them",
     "key_by_digest": "it finds the app",
     "end_of_changes": "its place is the same for all",
+    "note_key_uses": "the keys that a process has seen are those of all",
     "prune": "history is kept as long in all",
     "ping": "it asks the database",
     "check": "it reads the database whole",
