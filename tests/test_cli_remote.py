@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import pytest
 from click.testing import Result
 
@@ -23,6 +24,7 @@ READING: Final = (
     ["changes"],
     ["coverage"],
     ["conflicts"],
+    ["policy", "list"],
     ["conflicts", "--limit", "1"],
     ["profile", "merge", "--customer", "ann", "--from-customer", "bob", "--dry-run"],
 )
@@ -82,13 +84,33 @@ def test_changing_is_done_by_the_server(remote: Remote) -> None:
     assert "profile_not_found" in remote.fails("get", "--profile", PROFILE)
 
 
+def test_policies_are_set_by_the_server(filled: Server, remote: Remote) -> None:
+    """Kinds that are not named keep their policy."""
+    local = Shell(Path(filled.database.removeprefix("sqlite:///")))
+    for arguments in (["branch_id=reject"], ["appsflyer_id=move"], ["branch_id=allow"]):
+        remote("policy", "set", *arguments)
+        assert remote("policy", "list") == local("policy", "list")
+    remote("policy", "set", "appsflyer_id=allow")
+    assert "Unknown identifier" in remote.fails("policy", "set", "none=reject")
+
+
+def test_person_is_exported_by_the_server(filled: Server, remote: Remote) -> None:
+    """All that is kept of them, but for the time, as the database has it."""
+    local = Shell(Path(filled.database.removeprefix("sqlite:///")))
+    exports = [
+        {**msgspec.json.decode(shell("profile", "export", "--customer", "ann")), "exported_at": 0}
+        for shell in (remote, local)
+    ]
+    assert exports[0] == exports[1]
+    assert "b-1" in str(exports[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["get", "--customer", "nobody"], "404 profile_not_found: Profile not found"),
         (["get", "--customer", "ann", "--app", "other"], "--app: The key says which app it is."),
         (["get", "--customer", "ann", "--database", "sqlite://"], "Say --url or --database"),
-        (["profile", "export", "--customer", "ann"], "--url: This needs the database itself"),
         (["serve"], "serve needs the database itself; leave out --url."),
     ],
 )

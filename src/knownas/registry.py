@@ -554,6 +554,10 @@ class Registry:
             source="app",
         )
 
+    async def policies(self, app: App) -> Policies:
+        """Return the policies of an app, those of all kinds that are not `allow`."""
+        return app.policies
+
     async def set_policies(self, app: AppId, policies: Policies) -> None:
         """Have kinds follow these policies, all others `allow`; known to all in half a second."""
         await self.storage.set_policies(app, policies)

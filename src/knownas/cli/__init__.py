@@ -42,7 +42,9 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 """The module and the name of each command: its module is imported when it is run."""
 
-REMOTE: Final = frozenset({"changes", "conflicts", "coverage", "get", "import", "profile", "set"})
+REMOTE: Final = frozenset(
+    {"changes", "conflicts", "coverage", "get", "import", "policy", "profile", "set"}
+)
 """The commands that can ask a server instead of a database."""
 
 

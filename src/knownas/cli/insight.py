@@ -138,7 +138,7 @@ def policy_group() -> None:
 async def policy_list(registry: Registry, *, app_name: str, as_json: bool) -> None:
     """List the policy of each kind."""
     app = await registry.app(app_name)
-    _print_policies(app.policies, as_json)
+    _print_policies(await registry.policies(app), as_json)
 
 
 @policy_group.command("set")
@@ -156,7 +156,7 @@ async def policy_set(
     if len(given) < len(pairs):
         raise Failure("A kind is given twice.")
     app = await registry.app(app_name)
-    policies = clean_policies({**app.policies, **given})
+    policies = clean_policies({**await registry.policies(app), **given})
     await registry.set_policies(app.id, policies)
     _print_policies(policies, as_json)
 

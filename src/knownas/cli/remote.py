@@ -20,9 +20,11 @@ from knownas.model import (
     App,
     AppId,
     Attributes,
+    Policies,
     Profile,
     ProfileId,
     ProfileRef,
+    clean_policies,
 )
 from knownas_client import AsyncClient, Who, models
 
@@ -39,6 +41,8 @@ class Remote:
     def __init__(self, client: AsyncClient) -> None:
         """Ask by a client, which is closed with this."""
         self._client = client
+        self.eraser = self
+        """Stands for the registry's, too."""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - it has no other attribute
         """Refuse what only a registry has."""
@@ -201,6 +205,18 @@ class Remote:
             if len(found) == limit:
                 break
         return found
+
+    async def policies(self, _app: App) -> Policies:
+        """Return the policies of the app."""
+        return clean_policies(await self._client.policies())
+
+    async def set_policies(self, _app: AppId, policies: Policies) -> None:
+        """Have kinds follow these policies, all others `allow`."""
+        await self._client.set_policies(policies)
+
+    async def export(self, _app: App, ref: ProfileRef) -> dict[str, Any]:
+        """Return all that is kept of a person."""
+        return await self._client.export_person(**_who(ref))
 
     async def count_shared(self, _app: AppId) -> dict[int, int]:
         """Return by kind how many identifiers several profiles have."""
