@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
+# To compile the source anew for each process would take longer than most processes do.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first of these that is new enough makes .venv.
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11

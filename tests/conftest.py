@@ -20,6 +20,7 @@ import httpx2
 import msgspec
 import pytest
 from anyio.from_thread import start_blocking_portal
+from hypothesis import settings
 
 import postgres
 from blocking import Blocking
@@ -27,6 +28,9 @@ from knownas import bootstrap, vault
 from knownas.registry import Registry
 from knownas_client import AsyncClient, Client
 from nursery import Nursery, Process
+
+settings.register_profile("knownas", deadline=None)  # no test asserts a speed
+settings.load_profile("knownas")
 
 START_SECONDS = 30
 ANSWER_SECONDS: Final = 10

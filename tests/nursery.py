@@ -115,7 +115,7 @@ class Nursery:
         (pid,) = _NUMBER.unpack(news.recv(_NUMBER.size))
         return Process(["knownas", *arguments], pid, news)
 
-    def run(self, arguments: Sequence[str], environment: Mapping[str, str], stdin: str) -> str:
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str], stdin: str = "") -> str:
         """Run `knownas` to its end, return what it printed. Raises CalledProcessError."""
         with contextlib.ExitStack() as stack:
             streams = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]

@@ -23,7 +23,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from conftest import free_port, nursery
 from knownas import vault
+from nursery import Process
 
 ROOT: Final = Path(__file__).parent.parent
 GUIDES: Final = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -113,9 +115,7 @@ def fits(expected: object, actual: object) -> bool:
 @contextmanager
 def server(folder: Path) -> Iterator[dict[str, str]]:
     """Run a server with a database in `folder`; yield the environment of the reader's shell."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     database = f"sqlite:///{folder / 'docs.db'}"
     environment = {name: v for name, v in os.environ.items() if not name.startswith("KNOWNAS_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
@@ -123,29 +123,22 @@ def server(folder: Path) -> Iterator[dict[str, str]]:
     environment["KNOWNAS_MASTER_KEY_FILE"] = str(folder / "docs.key")
     vault.create(str(folder / "docs.key"))
     log = folder / "server.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            ["knownas", "serve", "--port", str(port), "--database", database],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        ) as process,
-    ):
-        try:
-            wait_for(process, port, log)
-            created = subprocess.check_output(
-                ["knownas", "key", "create", "--json"], env=environment
-            )
-            yield environment | {
-                "KNOWNAS_URL": f"http://127.0.0.1:{port}",
-                "KNOWNAS_KEY": json.loads(created)["key"],
-            }
-        finally:
-            process.terminate()
+    with log.open("wb") as output, Path(os.devnull).open("rb") as nothing:
+        streams = (nothing, output, output)
+        process = nursery().start(["serve", "--port", str(port)], environment, streams)
+    try:
+        wait_for(process, port, log)
+        created = nursery().run(["key", "create", "--json"], environment)
+        yield environment | {
+            "KNOWNAS_URL": f"http://127.0.0.1:{port}",
+            "KNOWNAS_KEY": json.loads(created)["key"],
+        }
+    finally:
+        process.terminate()
+        process.wait()
 
 
-def wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_for(process: Process, port: int, log: Path) -> None:
     """Return when the server accepts connections; fail when it ends or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
