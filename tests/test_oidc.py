@@ -1,0 +1,469 @@
+"""Signing in to the console at an issuer, by OpenID Connect: what lets somebody in, and what not."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+import pytest
+from joserfc.jwk import OctKey
+
+from conftest import Server, free_port, knownas, start, stop
+from issuing import CLIENT, EC, RSA, SECRET, STRANGER, Issuing, Sign, issuing, signed, unsigned
+from knownas import serving
+from knownas.console.issuer import Issuer, Person, is_safe
+from knownas.console.tickets import IssuerError, Ticket
+from knownas.registry import system_clock
+from knownas.settings import SettingsError, load
+
+BACK: Final = "http://127.0.0.1:8080/console/oidc/back"
+ANN: Final = {"email": "Ann@Example.com", "email_verified": True}
+PASSWORD: Final = "correct horse battery staple"  # noqa: S105 - a test's own
+
+addresses: Final = count(1)
+
+
+@pytest.fixture(scope="module")
+def one_issuer() -> Iterator[Issuing]:
+    """Give the issuer of the module."""
+    with issuing() as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def issuer(one_issuer: Issuing) -> Issuing:
+    """Give the issuer, which does everything right."""
+    one_issuer.begin()
+    return one_issuer
+
+
+def options(folder: Path, url: str) -> dict[str, str]:
+    """Return the settings for an issuer."""
+    secret = folder / "secret"
+    secret.write_text(f"{SECRET}\n", encoding="utf-8")
+    return {
+        "KNOWNAS_OIDC_ISSUER": url,
+        "KNOWNAS_OIDC_CLIENT_ID": CLIENT,
+        "KNOWNAS_OIDC_CLIENT_SECRET_FILE": str(secret),
+        "KNOWNAS_TRUSTED_PROXIES": "127.0.0.1",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(
+    database: str, one_issuer: Issuing, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Give a server whose operators are ann, by e-mail, and bob, by subject and password."""
+    port = free_port()
+    process = start(database, port, **options(tmp_path_factory.mktemp("oidc"), one_issuer.url))
+    knownas("operator", "create", "ann", "--oidc", "ann@example.com", database=database)
+    create = ("operator", "create", "bob", "--role", "admin", "--password-stdin")
+    knownas(*create, database=database, stdin=f"{PASSWORD}\n")
+    knownas("operator", "oidc", "bob", "sub:bob-1", database=database)
+    yield Server(f"http://127.0.0.1:{port}", "", "", database)
+    assert stop(process) == 0
+
+
+@pytest.fixture
+def browser(server: Server) -> Iterator[httpx2.Client]:
+    """Give what keeps cookies, from an address of its own, so that attempts are counted anew."""
+    headers = {"X-Forwarded-For": f"10.0.{next(addresses)}.1", "Origin": server.url}
+    with httpx2.Client(base_url=server.url, headers=headers) as client:
+        yield client
+
+
+def returned(browser: httpx2.Client) -> str:
+    """Go to the issuer and sign in there; return the address that the issuer leads to."""
+    begun = browser.get("/console/oidc")
+    assert begun.status_code == 303, begun.text
+    there = httpx2.get(begun.headers["location"])
+    assert there.status_code == 303
+    address: str = there.headers["location"]
+    assert address.startswith(f"{browser.base_url}console/oidc/back?code=")
+    return address
+
+
+def who(browser: httpx2.Client) -> str:
+    """Return the name of the operator who is signed in, "" for nobody."""
+    page = browser.get("/console/password")
+    found = re.search(r'<a href="/console/password">(.*?)</a>', page.text)
+    return found[1] if found else ""
+
+
+def told(page: httpx2.Response) -> str:
+    """Return what a page says was wrong."""
+    found = re.search(r'role="alert">(.*?)</p>', page.text)
+    assert found is not None, page.text
+    return found[1]
+
+
+@pytest.mark.parametrize("key", [signed(RSA, "RS256"), signed(RSA, "PS384"), signed(EC, "ES256")])
+def test_verified_address_signs_in(issuer: Issuing, browser: httpx2.Client, key: Sign) -> None:
+    """In any case of its letters, by a key of either kind; the session is like any other."""
+    issuer.claims, issuer.sign = ANN, key
+    page = browser.get(returned(browser))
+    assert page.status_code == 200
+    assert '<meta http-equiv="refresh" content="0; url=/console/">' in page.text
+    assert who(browser) == "ann"
+    token = re.search(r'name="token" value="(\w+)"', browser.get("/console/password").text)
+    assert token is not None
+    assert browser.post("/console/sign-out", data={"token": token[1]}).status_code == 303
+    assert who(browser) == ""
+
+
+def test_subject_signs_in(issuer: Issuing, browser: httpx2.Client) -> None:
+    """Without any address, and before one; who has both ways keeps the password."""
+    issuer.claims = {"sub": "bob-1", **ANN}
+    assert browser.get(returned(browser)).status_code == 200
+    assert who(browser) == "bob"
+    browser.cookies.clear()
+    token = re.search(r'name="token" value="(\w+)"', browser.get("/console/sign-in").text)
+    assert token is not None
+    form = {"token": token[1], "name": "bob", "password": PASSWORD}
+    assert browser.post("/console/sign-in", data=form).status_code == 303
+    assert who(browser) == "bob"
+    log = browser.get("/console/audit").text
+    assert "OpenID Connect" in log
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"email": "ann@example.com"},
+        {"email": "ann@example.com", "email_verified": False},
+        {"email": "ann@example.com", "email_verified": "true"},
+        {"email": "ann@example.com", "email_verified": 1},
+        {"email": "eve@example.com", "email_verified": True},
+        {"email": "an\uff4e@example.com", "email_verified": True},
+        {"email": "sub:bob-1", "email_verified": True},
+        {"email": None, "email_verified": True},
+        {"sub": "ann@example.com"},
+        {"sub": "BOB-1"},
+        {"sub": "<script>", "email": "", "email_verified": True},
+    ],
+)
+def test_who_is_no_operator_stays_out(
+    issuer: Issuing, browser: httpx2.Client, claims: dict[str, Any]
+) -> None:
+    """To be known to the issuer lets nobody in, nor does an address that it has not verified."""
+    issuer.claims = claims
+    page = browser.get(returned(browser))
+    assert page.status_code == 403
+    assert "no operator has" in told(page)
+    assert "<script>" not in page.text
+    assert who(browser) == ""
+
+
+@pytest.mark.parametrize(
+    ("claims", "sign"),
+    [
+        ({}, signed(STRANGER, "RS256")),
+        ({}, signed(OctKey.import_key(SECRET, {"kid": "rsa"}), "HS256")),
+        ({}, signed(OctKey.import_key(RSA.as_pem(private=False), {"kid": "rsa"}), "HS256")),
+        ({}, unsigned),
+        ({}, lambda _: "not.a.token"),
+        ({}, lambda _: ""),
+        ({"iss": "https://other.example"}, None),
+        ({"iss": None}, None),
+        ({"aud": "another"}, None),
+        ({"aud": [CLIENT, "another"]}, None),
+        ({"aud": [CLIENT], "azp": "another"}, None),
+        ({"nonce": "another"}, None),
+        ({"nonce": None}, None),
+        ({"exp": 1_000}, None),
+        ({"exp": None}, None),
+        ({"exp": "soon"}, None),
+        ({"iat": 2**40}, None),
+        ({"sub": None}, None),
+        ({"sub": {"a": 1}}, None),
+        ({"email": ["ann@example.com"]}, None),
+    ],
+)
+def test_wrong_token_signs_nobody_in(
+    issuer: Issuing, browser: httpx2.Client, claims: dict[str, Any], sign: Sign | None
+) -> None:
+    """A wrong signature, issuer, client, nonce or time: a page says so, and there is no session."""
+    issuer.claims, issuer.sign = {**ANN, **claims}, sign or issuer.sign
+    page = browser.get(returned(browser))
+    assert page.status_code == 502
+    assert "(ID token)" in told(page)
+    assert who(browser) == ""
+
+
+def test_several_clients_of_one_token(issuer: Issuing, browser: httpx2.Client) -> None:
+    """A token for others, too, signs in where it says that it was made for this one."""
+    issuer.claims = {**ANN, "aud": ["another", CLIENT], "azp": CLIENT}
+    assert browser.get(returned(browser)).status_code == 200
+    assert who(browser) == "ann"
+
+
+def test_return_is_good_once_and_in_one_browser(
+    server: Server, issuer: Issuing, browser: httpx2.Client
+) -> None:
+    """Another browser, another state and a repetition are refused; so nobody is signed in as another."""
+    issuer.claims = ANN
+    address = returned(browser)
+    tokens = issuer.asked.count("/token")
+    headers = {"X-Forwarded-For": "10.1.1.1"}
+    with httpx2.Client(base_url=server.url, headers=headers) as other:
+        assert other.get(address).status_code == 403  # it began nothing
+        returned(other)
+        assert other.get(address).status_code == 403  # it began something else
+        assert who(other) == ""
+    assert issuer.asked.count("/token") == tokens
+    assert browser.get(address).status_code == 200
+    browser.cookies.clear()
+    again = browser.get(address)
+    assert (again.status_code, who(browser)) == (403, "")
+
+
+def test_stolen_ticket_does_not_repeat_a_code(issuer: Issuing, browser: httpx2.Client) -> None:
+    """The issuer takes a code once, also of the browser that it is of."""
+    issuer.claims = ANN
+    address = returned(browser)
+    kept = dict(browser.cookies)
+    assert browser.get(address).status_code == 200
+    browser.cookies.clear()
+    browser.cookies.update(kept)
+    page = browser.get(address)
+    assert (page.status_code, who(browser)) == (403, "")
+    assert "(token)" in told(page)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "code=x", "state=x", "code=x&state=", "error=access_denied", "state=%ff&code=%00"],
+)
+def test_made_up_return_asks_nobody(issuer: Issuing, browser: httpx2.Client, query: str) -> None:
+    """Without the state that this browser was given, nothing is looked at further."""
+    assert browser.get("/console/oidc").status_code == 303
+    page = browser.get(f"/console/oidc/back?{query}")
+    assert page.status_code == 403
+    assert "not begun" in told(page)
+    assert "/token" not in issuer.asked
+
+
+def test_answers_of_the_issuer_to_the_browser(issuer: Issuing, browser: httpx2.Client) -> None:
+    """An error of the issuer's is told without its words; a return from another issuer is refused."""
+    state = parse_qs(urlsplit(browser.get("/console/oidc").headers["location"]).query)["state"][0]
+    page = browser.get("/console/oidc/back", params={"state": state, "error": "<b>denied</b>"})
+    assert page.status_code == 403
+    assert "did not sign you in" in told(page)
+    assert "denied" not in page.text
+    issuer.claims = ANN
+    address = returned(browser).partition("&iss=")[0]
+    page = browser.get(f"{address}&iss=https%3A%2F%2Fother.example")
+    assert page.status_code == 403
+    assert "/token" not in issuer.asked
+
+
+def test_first_request_leads_to_the_issuer_and_nowhere_else(
+    issuer: Issuing, browser: httpx2.Client
+) -> None:
+    """It has PKCE, and a ticket that comes back with it; no other site begins it for somebody."""
+    assert issuer.url.removeprefix("http://") in browser.get("/console/sign-in").text
+    begun = browser.get("/console/oidc", params={"next": "https://other.example", "iss": "x"})
+    address = urlsplit(begun.headers["location"])
+    asked = {name: values[0] for name, values in parse_qs(address.query).items()}
+    assert f"{address.scheme}://{address.netloc}" == issuer.url
+    assert asked.pop("tenant") == "1"
+    assert asked["redirect_uri"] == f"{browser.base_url}console/oidc/back"
+    assert len({asked["state"], asked["nonce"], asked["code_challenge"]}) == 3
+    cookie = begun.headers["set-cookie"]
+    assert re.search(r"knownas-ticket=[\w-]{43}; HttpOnly; Max-Age=600; .*SameSite=lax", cookie)
+    assert browser.cookies["knownas-ticket"] not in begun.headers["location"]
+    for site in ("cross-site", "same-site"):
+        away = browser.get("/console/oidc", headers={"Sec-Fetch-Site": site})
+        assert away.headers["location"] == "/console/sign-in"
+    by_tls = browser.get("/console/oidc", headers={"X-Forwarded-Proto": "https"})
+    assert re.search(r"__Host-knownas-ticket=.*Path=/;.*Secure", by_tls.headers["set-cookie"])
+    assert parse_qs(by_tls.headers["location"])["redirect_uri"][0].startswith("https://")
+
+
+def test_attempts_are_counted(issuer: Issuing, browser: httpx2.Client) -> None:
+    """Whoever comes back too often without getting in waits a minute."""
+    issuer.claims = {"sub": "eve"}
+    statuses = [browser.get(returned(browser)).status_code for _ in range(6)]
+    assert statuses == [403] * 5 + [429]
+
+
+def test_issuer_that_is_down_is_told(tmp_path: Path) -> None:
+    """The page says which step failed, the log why, neither has a secret; passwords still work."""
+    database = f"sqlite:///{tmp_path}/knownas.db"
+    port = free_port()
+    process = start(database, port, **options(tmp_path, f"http://127.0.0.1:{free_port()}"))
+    page = httpx2.get(f"http://127.0.0.1:{port}/console/oidc")
+    assert page.status_code == 502
+    assert "(discovery)" in told(page)
+    assert 'name="password"' in page.text
+    assert stop(process) == 0
+    log = (tmp_path / "knownas.log").read_text(encoding="utf-8")
+    assert "oidc_failed" in log
+    assert "ConnectError" in log
+    assert SECRET not in log + page.text
+
+
+def asking(issuer: Issuing, seconds: float = 10.0) -> Issuer:
+    """Return what asks the issuer."""
+    return Issuer(issuer.url, CLIENT, SECRET, system_clock, seconds=seconds)
+
+
+async def signs_in(issuer: Issuing, asked: Issuer) -> Person:
+    """Sign in at the issuer, and return who that is."""
+    ticket = Ticket.new()
+    there = httpx2.get(await asked.address(ticket, BACK))
+    query = parse_qs(urlsplit(there.headers["location"]).query)
+    return await asked.person(ticket, BACK, query["code"][0], issuer.url)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/.well-known/openid-configuration", "/token", "/keys"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (500, b"{}"),
+        (302, b"https://other.example/"),
+        (200, b""),
+        (200, b"\xff"),
+        (200, b"[]"),
+        (200, b'{"keys": [1], "id_token": 1}'),
+        (200, b"[" * 100_000),
+        (200, b" " * 300_000),
+    ],
+    ids=range(8),
+)
+async def test_whatever_the_issuer_answers(
+    issuer: Issuing, path: str, answer: tuple[int, bytes]
+) -> None:
+    """Errors, redirects, and what cannot be read or is too long end in an error of its step."""
+    issuer.answers = {path: answer}
+    with pytest.raises(IssuerError):
+        await signs_in(issuer, asking(issuer))
+
+
+@pytest.mark.anyio
+async def test_silent_issuer_has_a_deadline(issuer: Issuing) -> None:
+    """Whoever signs in waits for a while, and not for ever; nothing is kept of it."""
+    asked = asking(issuer, seconds=0.2)
+    issuer.is_silent = True
+    begun = time.monotonic()
+    with pytest.raises(IssuerError, match="took more than"):
+        await asked.address(Ticket.new(), BACK)
+    assert time.monotonic() - begun < 5
+    issuer.is_silent = False
+    issuer.claims = ANN
+    assert await signs_in(issuer, asking(issuer)) == Person("248289761001", "Ann@Example.com")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"issuer": "https://other.example"},
+        {"authorization_endpoint": "http://other.example/authorize"},
+        {"authorization_endpoint": "javascript:alert(1)"},
+        {"token_endpoint": "http://other.example/token"},
+        {"jwks_uri": "http://other.example/keys"},
+        {"jwks_uri": None},
+    ],
+)
+async def test_discovery_leads_to_no_unsafe_place(issuer: Issuing, told: dict[str, Any]) -> None:
+    """A document of another issuer, or with an endpoint without TLS elsewhere, is not followed."""
+    issuer.told = told
+    with pytest.raises(IssuerError):
+        await signs_in(issuer, asking(issuer))
+
+
+@pytest.mark.anyio
+async def test_issuer_may_want_its_name_told(issuer: Issuing) -> None:
+    """Where it says that it names itself to the browser, a return without its name is refused."""
+    issuer.told = {"authorization_response_iss_parameter_supported": True}
+    asked, ticket = asking(issuer), Ticket.new()
+    await asked.address(ticket, BACK)
+    with pytest.raises(IssuerError, match="another issuer"):
+        await asked.person(ticket, BACK, "code", "")
+
+
+@pytest.mark.anyio
+async def test_keys_are_read_anew_and_the_rest_is_kept(issuer: Issuing) -> None:
+    """An issuer that signs by another key from now on needs no restart of ours."""
+    asked = asking(issuer)
+    await signs_in(issuer, asked)
+    issuer.sign = signed(EC, "ES256")
+    await signs_in(issuer, asked)
+    assert issuer.asked.count("/.well-known/openid-configuration") == 1
+    assert issuer.asked.count("/keys") == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "safe"),
+    [
+        ("https://id.example.com/realms/one", True),
+        ("http://localhost:8080", True),
+        ("http://[::1]:1/", True),
+        ("http://id.example.com", False),
+        ("http://127.0.0.1.example.com", False),
+        ("https://user@id.example.com", False),
+        ("https://id.example.com/#x", False),
+        ("https://id.example.com/\r\nSet-Cookie: a=b", False),
+        ("https://", False),
+        ("https://x:port", False),
+        ("https://[", False),
+        ("file:///etc/passwd", False),
+    ],
+)
+def test_only_safe_addresses_are_asked(url: str, safe: bool) -> None:  # noqa: FBT001 - a table
+    """By TLS, or on this very machine."""
+    assert is_safe(url) is safe
+
+
+def test_settings_go_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of them, an unsafe URL, a missing file or library stop the start with one line."""
+    right = options(tmp_path, "https://id.example.com")
+
+    def open_it(**changed: str) -> Issuer | None:
+        registry: Any = type("Clock", (), {"now": staticmethod(system_clock)})
+        return serving.open_issuer(load({**right, **changed}), registry)
+
+    assert open_it() is not None
+    none = {name: "" for name in right if "OIDC" in name}
+    assert open_it(**none) is None
+    wrong: list[tuple[dict[str, str], str]] = [
+        ({"KNOWNAS_OIDC_CLIENT_ID": ""}, "set together"),
+        ({"KNOWNAS_OIDC_ISSUER": "http://id.example.com"}, "must be an https:// URL"),
+        ({"KNOWNAS_OIDC_CLIENT_SECRET_FILE": str(tmp_path / "none")}, "No such file"),
+        ({"KNOWNAS_OIDC_CLIENT_SECRET_FILE": "/dev/null"}, "is empty"),
+    ]
+    for changed, said in wrong:
+        with pytest.raises(SettingsError, match=said):
+            open_it(**changed)
+    monkeypatch.delitem(sys.modules, "knownas.console.issuer")
+    monkeypatch.setitem(sys.modules, "joserfc", None)
+    with pytest.raises(SettingsError, match=r"pip install 'knownas\[oidc\]'"):
+        open_it()
+
+
+def test_console_without_an_issuer_has_no_such_page(tmp_path: Path) -> None:
+    """Both pages are not there, and signing in is as ever."""
+    port = free_port()
+    process = start(f"sqlite:///{tmp_path}/knownas.db", port)
+    for path in ("/console/oidc", "/console/oidc/back?code=x&state=y"):
+        assert httpx2.get(f"http://127.0.0.1:{port}{path}").status_code == 404
+    assert "/console/oidc" not in httpx2.get(f"http://127.0.0.1:{port}/console/sign-in").text
+    assert stop(process) == 0
+
+
+def test_identities_are_told_and_taken_once(server: Server) -> None:
+    """The list shows them; one that is taken, or is none, is refused; each may be taken back."""
+    shown = knownas("operator", "list", "--json", database=server.database)
+    assert {one["name"]: one["oidc"] for one in json.loads(shown)} == {
+        "ann": "ann@example.com",
+        "bob": "sub:bob-1",
+    }
