@@ -5,6 +5,7 @@ It signs everybody in at once as whom the test says, and checks of its client wh
 
 import base64
 import hashlib
+import hmac
 import http.server
 import json
 import threading
@@ -34,10 +35,24 @@ def signed(key: RSAKey | ECKey | OctKey, algorithm: str) -> Sign:
     return lambda claims: jwt.encode(header, dict(claims), key, [algorithm])
 
 
+def signed_by_public_key(claims: Mapping[str, Any]) -> str:
+    """Return a token whose secret is what everybody knows: the RSA key, as text."""
+    body = _joined({"alg": "HS256", "kid": "rsa"}, claims)
+    digest = hmac.digest(RSA.as_pem(private=False), body.encode(), hashlib.sha256)
+    return f"{body}.{_encoded(digest)}"
+
+
 def unsigned(claims: Mapping[str, Any]) -> str:
     """Return a token by the algorithm `none`."""
-    parts = (json.dumps(part).encode() for part in ({"alg": "none", "kid": "rsa"}, claims))
-    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + "."
+    return f"{_joined({'alg': 'none', 'kid': 'rsa'}, claims)}."
+
+
+def _joined(*parts: Mapping[str, Any]) -> str:
+    return ".".join(_encoded(json.dumps(part).encode()) for part in parts)
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 class Issuing:
@@ -52,7 +67,7 @@ class Issuing:
     def begin(self) -> None:
         """Do everything right, for nobody that is known."""
         self.claims: dict[str, Any] = {}
-        """What an ID token says, beside or instead of what is right; None for what it leaves out."""
+        """What an ID token says beside or instead of what is right; None: it leaves that out."""
         self.sign: Sign = signed(RSA, "RS256")
         self.answers: dict[str, tuple[int, bytes]] = {}
         """What is answered instead, by path."""
@@ -102,7 +117,7 @@ class Issuing:
             return 401, b'{"error": "invalid_client"}'
         asked = self.codes.pop(form["code"], None)
         digest = hashlib.sha256(form["code_verifier"].encode()).digest()
-        challenge = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        challenge = _encoded(digest)
         if (
             asked is None
             or asked["code_challenge"] != challenge

@@ -56,7 +56,7 @@ class Ticket(NamedTuple):
 class IssuerError(Exception):
     """Nobody can be signed in by what the issuer answers, or because it does not."""
 
-    def __init__(self, step: str, reason: str, *, status: int = 502) -> None:
+    def __init__(self, step: str, reason: str, *, status: int = 503) -> None:
         """Take what was asked of the issuer, what was wrong, and the status of our answer.
 
         Both stand in the log, so neither may have a secret or a name in it.
