@@ -1,6 +1,5 @@
 """Signing in to the console at an issuer, by OpenID Connect: who gets in, and who does not."""
 
-import json
 import re
 import sys
 import time
@@ -472,12 +471,3 @@ def test_console_without_an_issuer_has_no_such_page(tmp_path: Path) -> None:
         assert PLAIN.get(f"http://127.0.0.1:{port}{path}").status_code == 404
     assert "/console/oidc" not in PLAIN.get(f"http://127.0.0.1:{port}/console/sign-in").text
     assert stop(process) == 0
-
-
-def test_identities_are_told_and_taken_once(server: Server) -> None:
-    """The list shows them; one that is taken, or is none, is refused; each may be taken back."""
-    shown = knownas("operator", "list", "--json", database=server.database)
-    assert {one["name"]: one["oidc"] for one in json.loads(shown)} == {
-        "ann": "ann@example.com",
-        "bob": "sub:bob-1",
-    }

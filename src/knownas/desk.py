@@ -83,13 +83,16 @@ class Desk:
         if not await self._operators.set_password(name, hashed, ends_sessions=True):
             raise _no_such_operator(name)
 
-    async def set_oidc(self, name: str, oidc: str) -> None:
+    async def set_oidc(self, name: str, oidc: str) -> str:
         """Give an operator another identity at the issuer, "" for none, and end the sessions.
 
-        Raises ValidationError for an unknown operator, a bad identity, and one that is taken.
+        Returns it as it is kept. Raises ValidationError for an unknown operator, a bad identity,
+        and one that is taken.
         """
-        if not await self._operators.set_oidc(name, clean_oidc(oidc) if oidc else ""):
+        identity = clean_oidc(oidc) if oidc else ""
+        if not await self._operators.set_oidc(name, identity):
             raise _no_such_operator(name)
+        return identity
 
     async def remove(self, name: str) -> None:
         """Delete an operator, and end the sessions. Raises ValidationError for an unknown one."""

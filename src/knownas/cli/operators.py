@@ -82,12 +82,8 @@ async def operator_oidc(registry: Registry, name: str, *, identity: str, as_json
 
     Whoever is signed in as NAME is signed out.
     """
-    await registry.desk.set_oidc(name, identity)
-    emit(
-        {"name": name, "oidc": identity},
-        as_json,
-        f"{name} is {identity} at the issuer." if identity else f"{name} is nobody at the issuer.",
-    )
+    kept = await registry.desk.set_oidc(name, identity)
+    emit({"name": name, "oidc": kept}, as_json, f"{name} is {kept or 'nobody'} at the issuer.")
 
 
 @operator_group.command("remove")
