@@ -6,6 +6,7 @@ It signs everybody in at once as whom the test says, and checks of its client wh
 import base64
 import hashlib
 import hmac
+import html
 import http.server
 import json
 import threading
@@ -75,6 +76,8 @@ class Issuing:
         """What discovery says instead."""
         self.is_silent = False
         """Whether it takes connections and answers none."""
+        self.shows_page = False
+        """Whether a person has to follow a link of its own, as at most issuers."""
         self.asked: list[str] = []
         self.codes: dict[str, dict[str, str]] = {}
 
@@ -109,7 +112,10 @@ class Issuing:
         code = f"code-{len(self.codes)}"
         self.codes[code] = asked
         back = urlencode({"code": code, "state": asked["state"], "iss": self.url})
-        return 303, f"{asked['redirect_uri']}?{back}".encode()
+        address = f"{asked['redirect_uri']}?{back}"
+        if self.shows_page:
+            return 200, f'<a href="{html.escape(address)}">I am Ann</a>'.encode()
+        return 303, address.encode()
 
     def _token(self, form: Mapping[str, str], basic: str) -> tuple[int, bytes]:
         pair = urlencode({CLIENT: SECRET}).replace("=", ":")
@@ -140,8 +146,8 @@ class Issuing:
 
 
 @contextmanager
-def issuing() -> Iterator[Issuing]:
-    """Give an issuer, for as long as it is needed."""
+def issuing(host: str = "127.0.0.1") -> Iterator[Issuing]:
+    """Give an issuer, for as long as it is needed; `host` is a name of this machine."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -162,6 +168,7 @@ def issuing() -> Iterator[Issuing]:
                 self.send_header("Location", body.decode())
             else:
                 self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Type", "text/html" if body[:1] == b"<" else "text/plain")
             self.end_headers()
             if status // 100 != 3:
                 self.wfile.write(body)
@@ -170,7 +177,7 @@ def issuing() -> Iterator[Issuing]:
             """Say nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        issuer = Issuing(f"http://127.0.0.1:{server.server_port}")
+        issuer = Issuing(f"http://{host}:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield issuer

@@ -1,0 +1,50 @@
+"""Signing in at an issuer with a real browser, which decides which cookies go along."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from conftest import free_port, knownas, start, stop
+from issuing import CLIENT, SECRET, issuing
+
+pytestmark = pytest.mark.browser
+
+
+def test_strict_session_outlasts_the_way_back(browser: Browser, tmp_path: Path) -> None:
+    """From the issuer, another site, the browser comes back into a session, and stays in it."""
+    database = f"sqlite:///{tmp_path}/knownas.db"
+    (tmp_path / "secret").write_text(SECRET, encoding="utf-8")
+    port = free_port()
+    # For a browser `localhost` is another site than `127.0.0.1`.
+    with issuing("localhost") as issuer:
+        issuer.shows_page = True
+        issuer.claims = {"email": "ann@example.com", "email_verified": True}
+        process = start(
+            database,
+            port,
+            KNOWNAS_OIDC_ISSUER=issuer.url,
+            KNOWNAS_OIDC_CLIENT_ID=CLIENT,
+            KNOWNAS_OIDC_CLIENT_SECRET_FILE=str(tmp_path / "secret"),
+        )
+        create = ("operator", "create", "ann", "--role", "admin", "--oidc", "ann@example.com")
+        knownas(*create, database=database)
+        context = browser.new_context(base_url=f"http://127.0.0.1:{port}")
+        wrong: list[str] = []
+        page = context.new_page()
+        page.on("console", lambda said: wrong.append(f"{said.location['url']} {said.text}"))
+        page.goto("/console/sign-in")
+        page.get_by_role("link", name="Sign in at localhost").click()
+        page.get_by_role("link", name="I am Ann").click()
+        expect(page.get_by_role("link", name="ann", exact=True)).to_be_visible()
+        cookies = {one["name"]: one["sameSite"] for one in context.cookies()}
+        assert cookies["knownas-session"] == "Strict"
+        assert "knownas-ticket" not in cookies
+        page.goto("/console/operators")
+        expect(page.get_by_role("cell", name="ann@example.com")).to_be_visible()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_role("link", name="Sign in at localhost")).to_be_visible()
+        # The browser asks each host for an icon, and the issuer's answers are not ours.
+        assert [one for one in wrong if not one.startswith(issuer.url)] == []
+        context.close()
+        assert stop(process) == 0
