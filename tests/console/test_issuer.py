@@ -1,11 +1,13 @@
 """Signing in at an issuer with a real browser, which decides which cookies go along."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from conftest import free_port, knownas, start, stop
+from console.conftest import Watched
 from issuing import CLIENT, SECRET, issuing
 
 pytestmark = pytest.mark.browser
@@ -17,7 +19,7 @@ def test_strict_session_outlasts_the_way_back(browser: Browser, tmp_path: Path) 
     (tmp_path / "secret").write_text(SECRET, encoding="utf-8")
     port = free_port()
     # For a browser `localhost` is another site than `127.0.0.1`.
-    with issuing("localhost") as issuer:
+    with issuing("localhost") as issuer, contextlib.ExitStack() as stack:
         issuer.shows_page = True
         issuer.claims = {"email": "ann@example.com", "email_verified": True}
         process = start(
@@ -27,12 +29,14 @@ def test_strict_session_outlasts_the_way_back(browser: Browser, tmp_path: Path) 
             KNOWNAS_OIDC_CLIENT_ID=CLIENT,
             KNOWNAS_OIDC_CLIENT_SECRET_FILE=str(tmp_path / "secret"),
         )
+        stack.callback(stop, process)
         create = ("operator", "create", "ann", "--role", "admin", "--oidc", "ann@example.com")
         knownas(*create, database=database)
         context = browser.new_context(base_url=f"http://127.0.0.1:{port}")
-        wrong: list[str] = []
+        stack.callback(context.close)
+        watched = Watched([])
         page = context.new_page()
-        page.on("console", lambda said: wrong.append(f"{said.location['url']} {said.text}"))
+        page.on("console", lambda said: watched.said(said.type, said.text))
         page.goto("/console/sign-in")
         page.get_by_role("link", name="Sign in at localhost").click()
         page.get_by_role("link", name="I am Ann").click()
@@ -44,7 +48,4 @@ def test_strict_session_outlasts_the_way_back(browser: Browser, tmp_path: Path) 
         expect(page.get_by_role("cell", name="ann@example.com")).to_be_visible()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("link", name="Sign in at localhost")).to_be_visible()
-        # The browser asks each host for an icon, and the issuer's answers are not ours.
-        assert [one for one in wrong if not one.startswith(issuer.url)] == []
-        context.close()
-        assert stop(process) == 0
+        assert watched.wrong == []
