@@ -119,7 +119,10 @@ class Issuing:
 
     def _token(self, form: Mapping[str, str], basic: str) -> tuple[int, bytes]:
         pair = urlencode({CLIENT: SECRET}).replace("=", ":")
-        if basic != f"Basic {base64.b64encode(pair.encode()).decode()}":
+        by_post = (form.get("client_id"), form.get("client_secret")) == (CLIENT, SECRET)
+        by_basic = basic == f"Basic {base64.b64encode(pair.encode()).decode()}"
+        wanted = self.told.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        if not (by_post if wanted == ["client_secret_post"] else by_basic):
             return 401, b'{"error": "invalid_client"}'
         asked = self.codes.pop(form["code"], None)
         digest = hashlib.sha256(form["code_verifier"].encode()).digest()

@@ -144,6 +144,35 @@ def test_subject_signs_in(issuer: Issuing, browser: httpx2.Client) -> None:
     assert "OpenID Connect" in log
 
 
+def test_who_has_no_password_needs_the_issuer(browser: httpx2.Client) -> None:
+    """No password fits, nor does an empty one."""
+    for password in ("", PASSWORD):
+        token = re.search(r'name="token" value="(\w+)"', browser.get("/console/sign-in").text)
+        assert token is not None
+        form = {"token": token[1], "name": "ann", "password": password}
+        assert browser.post("/console/sign-in", data=form).status_code == 403
+    assert who(browser) == ""
+
+
+def test_admin_says_who_is_who(issuer: Issuing, browser: httpx2.Client) -> None:
+    """The page Operators has a field for it, and a column; what is no identity is told."""
+    issuer.claims = {"sub": "bob-1"}
+    assert browser.get(returned(browser)).status_code == 200
+    token = re.search(r'name="token" value="(\w+)"', browser.get("/console/operators").text)
+    assert token is not None
+    form = {"token": token[1], "name": "cy", "role": "viewer", "password": ""}
+    refused = browser.post("/console/operators", data={**form, "oidc": "cy"})
+    assert (refused.status_code, "oidc: Must be" in told(refused)) == (400, True)
+    assert browser.post("/console/operators", data={**form, "oidc": ""}).status_code == 400
+    made = browser.post("/console/operators", data={**form, "oidc": "Cy@Example.com"})
+    assert made.status_code == 303
+    assert "cy@example.com" in browser.get("/console/operators").text
+    browser.cookies.clear()
+    issuer.claims = {"email": "cy@example.com", "email_verified": True}
+    assert browser.get(returned(browser)).status_code == 200
+    assert who(browser) == "cy"
+
+
 @pytest.mark.parametrize(
     "claims",
     [
@@ -392,6 +421,17 @@ async def test_discovery_leads_to_no_unsafe_place(issuer: Issuing, told: dict[st
     issuer.told = told
     with pytest.raises(IssuerError):
         await signs_in(issuer, asking(issuer))
+
+
+@pytest.mark.anyio
+async def test_secret_is_sent_as_the_issuer_takes_it(issuer: Issuing) -> None:
+    """In the form where it takes no other way; a wrong one is refused, and told as that."""
+    issuer.told = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    await signs_in(issuer, asking(issuer))
+    issuer.told = {}
+    wrong = Issuer(issuer.url, CLIENT, "wrong", system_clock)
+    with pytest.raises(IssuerError, match="it answered 401: invalid_client"):
+        await signs_in(issuer, wrong)
 
 
 @pytest.mark.anyio
