@@ -107,6 +107,13 @@ def who(browser: httpx2.Client) -> str:
     return found[1] if found else ""
 
 
+def token_on(browser: httpx2.Client, path: str) -> str:
+    """Return the token of the forms on a page."""
+    found = re.search(r'name="token" value="([0-9a-f]{64})"', browser.get(path).text)
+    assert found is not None
+    return found[1]
+
+
 def told(page: httpx2.Response) -> str:
     """Return what a page says was wrong."""
     found = re.search(r'role="alert">(.*?)</p>', page.text)
@@ -123,9 +130,8 @@ def test_verified_address_signs_in(issuer: Issuing, browser: httpx2.Client, algo
     assert page.status_code == 200
     assert '<meta http-equiv="refresh" content="0; url=/console/">' in page.text
     assert who(browser) == "ann"
-    token = re.search(r'name="token" value="(\w+)"', browser.get("/console/password").text)
-    assert token is not None
-    assert browser.post("/console/sign-out", data={"token": token[1]}).status_code == 303
+    token = token_on(browser, "/console/password")
+    assert browser.post("/console/sign-out", data={"token": token}).status_code == 303
     assert who(browser) == ""
 
 
@@ -135,9 +141,8 @@ def test_subject_signs_in(issuer: Issuing, browser: httpx2.Client) -> None:
     assert browser.get(returned(browser)).status_code == 200
     assert who(browser) == "bob"
     browser.cookies.clear()
-    token = re.search(r'name="token" value="(\w+)"', browser.get("/console/sign-in").text)
-    assert token is not None
-    form = {"token": token[1], "name": "bob", "password": PASSWORD}
+    token = token_on(browser, "/console/sign-in")
+    form = {"token": token, "name": "bob", "password": PASSWORD}
     assert browser.post("/console/sign-in", data=form).status_code == 303
     assert who(browser) == "bob"
     log = browser.get("/console/audit").text
@@ -147,9 +152,8 @@ def test_subject_signs_in(issuer: Issuing, browser: httpx2.Client) -> None:
 def test_who_has_no_password_needs_the_issuer(browser: httpx2.Client) -> None:
     """No password fits, nor does an empty one."""
     for password in ("", PASSWORD):
-        token = re.search(r'name="token" value="(\w+)"', browser.get("/console/sign-in").text)
-        assert token is not None
-        form = {"token": token[1], "name": "ann", "password": password}
+        token = token_on(browser, "/console/sign-in")
+        form = {"token": token, "name": "ann", "password": password}
         assert browser.post("/console/sign-in", data=form).status_code == 403
     assert who(browser) == ""
 
@@ -158,9 +162,8 @@ def test_admin_says_who_is_who(issuer: Issuing, browser: httpx2.Client) -> None:
     """The page Operators has a field for it, and a column; what is no identity is told."""
     issuer.claims = {"sub": "bob-1"}
     assert browser.get(returned(browser)).status_code == 200
-    token = re.search(r'name="token" value="(\w+)"', browser.get("/console/operators").text)
-    assert token is not None
-    form = {"token": token[1], "name": "cy", "role": "viewer", "password": ""}
+    token = token_on(browser, "/console/operators")
+    form = {"token": token, "name": "cy", "role": "viewer", "password": ""}
     refused = browser.post("/console/operators", data={**form, "oidc": "cy"})
     assert (refused.status_code, "oidc: Must be" in told(refused)) == (400, True)
     assert browser.post("/console/operators", data={**form, "oidc": ""}).status_code == 400
