@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -148,6 +149,18 @@ class Issuing:
         return 200, json.dumps(given).encode()
 
 
+def settings_for(folder: Path, url: str) -> dict[str, str]:
+    """Return the settings for an issuer."""
+    secret = folder / "secret"
+    secret.write_text(f"{SECRET}\n", encoding="utf-8")
+    return {
+        "KNOWNAS_OIDC_ISSUER": url,
+        "KNOWNAS_OIDC_CLIENT_ID": CLIENT,
+        "KNOWNAS_OIDC_CLIENT_SECRET_FILE": str(secret),
+        "KNOWNAS_TRUSTED_PROXIES": "127.0.0.1",
+    }
+
+
 @contextmanager
 def issuing(host: str = "127.0.0.1") -> Iterator[Issuing]:
     """Give an issuer, for as long as it is needed; `host` is a name of this machine."""
@@ -181,7 +194,7 @@ def issuing(host: str = "127.0.0.1") -> Iterator[Issuing]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         issuer = Issuing(f"http://{host}:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield issuer
         issuer.ends.set()

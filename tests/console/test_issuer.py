@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, expect
 
 from conftest import free_port, knownas, start, stop
 from console.conftest import Watched
-from issuing import CLIENT, SECRET, issuing
+from issuing import issuing, settings_for
 
 pytestmark = pytest.mark.browser
 
@@ -16,7 +16,6 @@ pytestmark = pytest.mark.browser
 def test_strict_session_outlasts_the_way_back(browser: Browser, tmp_path: Path) -> None:
     """From the issuer, another site, the browser comes back into a session, and stays in it."""
     database = f"sqlite:///{tmp_path}/knownas.db"
-    (tmp_path / "secret").write_text(SECRET, encoding="utf-8")
     port = free_port()
     # For a browser `localhost` is another site than `127.0.0.1`.
     with issuing("localhost") as issuer, contextlib.ExitStack() as stack:
@@ -25,9 +24,7 @@ def test_strict_session_outlasts_the_way_back(browser: Browser, tmp_path: Path) 
         process = start(
             database,
             port,
-            KNOWNAS_OIDC_ISSUER=issuer.url,
-            KNOWNAS_OIDC_CLIENT_ID=CLIENT,
-            KNOWNAS_OIDC_CLIENT_SECRET_FILE=str(tmp_path / "secret"),
+            **settings_for(tmp_path, issuer.url),
         )
         stack.callback(stop, process)
         create = ("operator", "create", "ann", "--role", "admin", "--oidc", "ann@example.com")
