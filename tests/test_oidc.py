@@ -181,7 +181,7 @@ def test_who_is_no_operator_stays_out(
     issuer.claims = claims
     page = browser.get(returned(browser))
     assert page.status_code == 403
-    assert "no operator has" in told(page)
+    assert "No operator has" in told(page)
     assert "<script>" not in page.text
     assert who(browser) == ""
 

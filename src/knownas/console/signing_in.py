@@ -94,8 +94,8 @@ async def from_issuer(visit: Visit) -> Response:
         await desk.note("?", "sign in refused", detail=_ISSUER)
         return _again(
             visit,
-            f"{issuer.host} knows you, but no operator has the e-mail address that it has verified "
-            f"of you, nor is sub:{person.subject} there. An admin can say who you are.",
+            f"No operator has what {issuer.host} knows you by: sub:{person.subject}, or a verified "
+            "e-mail address. Ask an admin to enter one of them.",
         )
     name, token = found
     visit.attempts.forget(_host(visit), _ISSUER)
