@@ -55,6 +55,22 @@ def test_what_is_wrong_is_told(made: str) -> None:
     assert "no operator 'bob'" in refusal(made, "passwd", "bob", "--password-stdin")
 
 
+def test_identities_at_an_issuer_are_told(made: str) -> None:
+    """An operator who has one needs no password, and it is of one operator only."""
+    told = operator(made, "create", "ann", "--oidc", "Ann@Example.com", password="")
+    assert told == "ann may sign in at /console/ as viewer.\n"
+    operator(made, "create", "bob", "--password-stdin")
+    assert operator(made, "oidc", "bob", "sub:4711") == "bob is sub:4711 at the issuer.\n"
+    listed = json.loads(operator(made, "list", "--json"))
+    assert [one["oidc"] for one in listed] == ["ann@example.com", "sub:4711"]
+    assert "Another operator" in refusal(made, "oidc", "bob", "ANN@example.com")
+    assert "already" in refusal(made, "create", "cy", "--oidc", "sub:4711")
+    assert "Must be an e-mail" in refusal(made, "oidc", "bob", "bob")
+    assert "Must be an e-mail" in refusal(made, "oidc", "bob", "b\u00f6b@example.com")
+    assert "no operator 'cy'" in refusal(made, "oidc", "cy", "sub:1")
+    assert operator(made, "oidc", "bob") == "bob is nobody at the issuer.\n"
+
+
 def test_password_is_not_kept(made: str) -> None:
     """The database has a hash by argon2id, with a salt, and the password nowhere."""
     operator(made, "create", "ann", "--password-stdin")

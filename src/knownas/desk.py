@@ -17,12 +17,15 @@ from knownas.model import AppId
 from knownas.operators import (
     MAX_PASSWORD,
     NO_APP,
+    SUBJECT,
     Entry,
     Operator,
     Role,
     Session,
     clean_name,
+    clean_oidc,
     clean_password,
+    is_email,
     is_name,
 )
 from knownas.storage import Storage
@@ -54,13 +57,17 @@ class Desk:
 
     # --- operators --------------------------------------------------------------------------------
 
-    async def create(self, name: str, role: Role, password: str) -> Operator:
-        """Make an operator.
+    async def create(self, name: str, role: Role, password: str, oidc: str = "") -> Operator:
+        """Make an operator, who may do without a password, "", where there is an `oidc`.
 
-        Raises ValidationError for a bad name, one that is taken, and a password that is too short.
+        That is the identity at the issuer, see `Operator`. Raises ValidationError for a bad name
+        or identity, one that is taken, and a password that is too short.
         """
-        operator = Operator(clean_name(name), role, self._clock())
-        await self._operators.add(operator, await self._hashed(clean_password(password)))
+        identity = clean_oidc(oidc) if oidc else ""
+        operator = Operator(clean_name(name), role, self._clock(), identity)
+        has_password = password or not identity
+        hashed = await self._hashed(clean_password(password)) if has_password else ""
+        await self._operators.add(operator, hashed)
         return operator
 
     async def all(self) -> list[Operator]:
@@ -76,6 +83,17 @@ class Desk:
         if not await self._operators.set_password(name, hashed, ends_sessions=True):
             raise _no_such_operator(name)
 
+    async def set_oidc(self, name: str, oidc: str) -> str:
+        """Give an operator another identity at the issuer, "" for none, and end the sessions.
+
+        Returns it as it is kept. Raises ValidationError for an unknown operator, a bad identity,
+        and one that is taken.
+        """
+        identity = clean_oidc(oidc) if oidc else ""
+        if not await self._operators.set_oidc(name, identity):
+            raise _no_such_operator(name)
+        return identity
+
     async def remove(self, name: str) -> None:
         """Delete an operator, and end the sessions. Raises ValidationError for an unknown one."""
         if not await self._operators.remove(name):
@@ -90,6 +108,21 @@ class Desk:
         """
         if not await self.knows(name, password):
             return None
+        return await self._begin(name)
+
+    async def sign_in_by_issuer(self, subject: str, email: str) -> tuple[str, str] | None:
+        """Begin a session for whom the issuer vouches, and return the operator's name and a token.
+
+        The subject goes before the e-mail address, which has to be verified, or "". None: no
+        operator has either, and to be known to the issuer lets nobody in.
+        """
+        named = {one.oidc: one.name for one in await self._operators.all() if one.oidc}
+        name = named.get(SUBJECT + subject)
+        if name is None and is_email(email):
+            name = named.get(email.lower())
+        return None if name is None else (name, await self._begin(name))
+
+    async def _begin(self, name: str) -> str:
         token = secrets.token_urlsafe(32)
         await self._operators.begin(_digest(token), name, expires_at=self._clock() + SESSION_MS)
         return token
@@ -100,7 +133,7 @@ class Desk:
             return False
         kept = await self._operators.password(name) if is_name(name) else None
         async with self._hashing:
-            fits, is_old = await asyncio.to_thread(_fits, kept, password)
+            fits, is_old = await asyncio.to_thread(_fits, kept or None, password)
         if fits and is_old:
             hashed = await self._hashed(password)
             await self._operators.set_password(name, hashed, ends_sessions=False)

@@ -23,7 +23,17 @@ MAX_PASSWORD: Final = 1_000
 NO_APP: Final = AppId(0)
 """The app of an entry that is about none."""
 
+TAKEN: Final = "There is an operator of this name, or this identity at the issuer, already."
+TAKEN_OIDC: Final = "Another operator has this identity at the issuer."
+
+MAX_OIDC: Final = 255
+"""Characters of an identity at the issuer: as many as OpenID Connect allows a subject."""
+
+SUBJECT: Final = "sub:"
+"""What an identity begins with that is no e-mail address."""
+
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,62}")
+_EMAIL: Final = re.compile(r"[!-9;-?A-~]+@[!-9;-?A-~]+")
 
 
 class Operator(NamedTuple):
@@ -32,6 +42,9 @@ class Operator(NamedTuple):
     name: str
     role: Role
     created_at: int
+    oidc: str = ""
+    """Who that is at the issuer (OpenID Connect): an e-mail address in lower case, or `sub:` and
+    the subject; "" for none."""
 
     def may(self, role: Role) -> bool:
         """Tell whether the operator may do what a role may."""
@@ -71,7 +84,10 @@ class Operators(Protocol):
     """
 
     async def add(self, operator: Operator, password: str) -> None:
-        """Keep an operator with the hash of a password. Raises ValidationError for a taken name."""
+        """Keep an operator with the hash of a password, "" for one that nothing fits.
+
+        Raises ValidationError where another one has the name, or the identity at the issuer.
+        """
         ...
 
     async def all(self) -> list[Operator]:
@@ -84,6 +100,13 @@ class Operators(Protocol):
 
     async def set_password(self, name: str, password: str, *, ends_sessions: bool) -> bool:
         """Keep another hash of a password. False: there is no such operator."""
+        ...
+
+    async def set_oidc(self, name: str, oidc: str) -> bool:
+        """Keep another identity at the issuer, "" for none, and end all sessions.
+
+        False: there is no such operator. Raises ValidationError where another one has it.
+        """
         ...
 
     async def remove(self, name: str) -> bool:
@@ -122,6 +145,29 @@ def clean_name(text: str) -> str:
         raise ValidationError(
             "Must be 1 to 63 lower-case letters, digits or . _ @ + -, a letter or digit first.",
             source="name",
+        )
+    return text
+
+
+def is_email(text: str) -> bool:
+    """Tell whether a text may be the e-mail address of an operator.
+
+    Only ASCII: a letter of another script may become one of ASCII in lower case, and make the
+    address of somebody else of its own. No colon, so that it is never taken for a subject.
+    """
+    return _EMAIL.fullmatch(text) is not None and len(text) <= MAX_OIDC
+
+
+def clean_oidc(text: str) -> str:
+    """Return an operator's identity at the issuer in its one form. Raises ValidationError."""
+    if is_email(text):
+        return text.lower()
+    subject = text.removeprefix(SUBJECT)
+    if subject == text or not (subject.isprintable() and 1 <= len(subject) <= MAX_OIDC):
+        raise ValidationError(
+            f"Must be an e-mail address of ASCII characters, or {SUBJECT} and the subject that the "
+            "issuer knows somebody by.",
+            source="oidc",
         )
     return text
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knownas import logs
@@ -19,6 +20,7 @@ from knownas.registry import Registry
 from knownas.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from knownas.console.issuer import Issuer
     from knownas.http.traces import Traced
     from knownas.webhooks.dispatcher import Dispatcher
     from knownas.webhooks.posting import Courier
@@ -66,7 +68,7 @@ def make_app(
         registry,
         settings,
         shared,
-        console=Console(registry),
+        console=Console(registry, open_issuer(settings, registry)),
         dispatcher=open_dispatcher(registry),
         # Nobody else could open a database that is this process's own.
         run_imports=None if is_alone else functools.partial(run_imports, settings),
@@ -91,6 +93,42 @@ def tracing(settings: Settings) -> "type[Traced] | None":
             f"KNOWNAS_TRACES=on needs {error.name}: pip install 'knownas[otel]'."
         ) from None
     return Traced
+
+
+def open_issuer(settings: Settings, registry: Registry) -> "Issuer | None":
+    """Make what asks the issuer at which operators may sign in; None where the settings have none.
+
+    Raises SettingsError for settings that are not complete, or not right.
+    """
+    url, client_id = settings.oidc_issuer, settings.oidc_client_id
+    secret_file = settings.oidc_client_secret_file
+    if not (url or client_id or secret_file):
+        return None
+    if not (url and client_id and secret_file):
+        raise SettingsError(
+            "KNOWNAS_OIDC_ISSUER, KNOWNAS_OIDC_CLIENT_ID and KNOWNAS_OIDC_CLIENT_SECRET_FILE are "
+            "set together, or not at all."
+        )
+    try:
+        # Not there where nobody signs in elsewhere.
+        from knownas.console.issuer import Issuer  # noqa: PLC0415 - as just said
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"KNOWNAS_OIDC_ISSUER needs {error.name}: pip install 'knownas[oidc]'."
+        ) from None
+    try:
+        secret = Path(secret_file).read_text(encoding="utf-8").strip()
+        if not secret:
+            raise SettingsError(f"KNOWNAS_OIDC_CLIENT_SECRET_FILE={secret_file!r}: it is empty.")
+        return Issuer(url, client_id, secret, registry.now)
+    except UnicodeDecodeError:
+        raise SettingsError(
+            f"KNOWNAS_OIDC_CLIENT_SECRET_FILE={secret_file!r}: it is not text."
+        ) from None
+    except ValueError as error:
+        raise SettingsError(f"KNOWNAS_OIDC_ISSUER={url!r}: {error}.") from None
+    except OSError as error:
+        raise SettingsError(f"{error.filename or 'SSL_CERT_FILE'}: {error.strerror}.") from None
 
 
 async def run_imports(settings: Settings) -> None:

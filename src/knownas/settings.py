@@ -75,6 +75,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     erasure_hours: Annotated[
         int, Meta(ge=1, description="How long until nothing of an erased person is left, at most.")
     ] = 24
+    oidc_issuer: Annotated[
+        str, Meta(description="The OpenID Connect issuer at which operators may sign in.")
+    ] = ""
+    oidc_client_id: Annotated[str, Meta(description="What the issuer knows this server as.")] = ""
+    oidc_client_secret_file: Annotated[
+        str, Meta(description="The file with the secret that the issuer knows it by.")
+    ] = ""
     key_rate: Annotated[
         str, Meta(description="How many requests a key may make, as 600/minute; without it any.")
     ] = ""

@@ -90,11 +90,12 @@ class Watched(NamedTuple):
 
     def watch(self, page: Page, own: str) -> None:
         """Note what a page tells its console, and whom else it asks."""
-        page.on("console", lambda said: self._said(said.type, said.text))
+        page.on("console", lambda said: self.said(said.type, said.text))
         page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
         page.on("request", lambda request: self._asked(request.url, own))
 
-    def _said(self, kind: str, text: str) -> None:
+    def said(self, kind: str, text: str) -> None:
+        """Note what a page tells its console, where that is wrong."""
         # Chromium tells of each answer that is an error, and the tests ask for such answers.
         if kind in {"error", "warning"} and "Failed to load resource" not in text:
             self.wrong.append(f"{kind}: {text}")

@@ -45,6 +45,31 @@ async def test_operators_are_kept_by_name(storage: Storage) -> None:
     assert await storage.operators.all() == [ANN]
 
 
+async def test_identity_at_the_issuer_is_of_one_operator(storage: Storage) -> None:
+    """It is kept, changed and taken back; a change ends the sessions; any number have none."""
+    await storage.operators.add(ANN._replace(oidc="ann@example.com"), "")
+    await storage.operators.add(BOB, "hash")
+    await storage.operators.add(BOB._replace(name="cy"), "hash")
+    with pytest.raises(ValidationError):
+        await storage.operators.add(BOB._replace(name="eve", oidc="ann@example.com"), "")
+    await storage.operators.begin(b"ann", "ann", expires_at=9)
+    await storage.operators.begin(b"bob", "bob", expires_at=9)
+    with pytest.raises(ValidationError):
+        await storage.operators.set_oidc("bob", "ann@example.com")
+    assert await storage.operators.session(b"bob") == Session(BOB, 9)
+    assert not await storage.operators.set_oidc("nobody", "x@example.com")
+    assert await storage.operators.set_oidc("ann", "sub:1")
+    assert await storage.operators.session(b"ann") is None
+    assert await storage.operators.set_oidc("bob", "ann@example.com")
+    assert await storage.operators.set_oidc("bob", "ann@example.com")
+    assert await storage.operators.set_oidc("bob", "")
+    assert await storage.operators.all() == [
+        ANN._replace(oidc="sub:1"),
+        BOB,
+        BOB._replace(name="cy"),
+    ]
+
+
 async def test_sessions_last_as_long_as_their_operator(storage: Storage) -> None:
     """A session is found by its digest, ended by itself, and with its operator."""
     await storage.operators.add(ANN, "hash")

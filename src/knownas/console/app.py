@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +27,9 @@ from knownas.console.visits import BODY_LIMIT, PATH, Refused, Visit
 from knownas.errors import KnownasError
 from knownas.operators import Role
 from knownas.registry import Registry
+
+if TYPE_CHECKING:
+    from knownas.console.issuer import Issuer
 
 Handler = Callable[[Visit], Awaitable[Response]]
 
@@ -80,6 +83,8 @@ PAGES: Final = (
     Page("", "viewer", get=_first),
     Page("static/{file}", None, get=_static),
     Page("sign-in", None, get=signing_in.form, post=signing_in.sign_in),
+    Page("oidc", None, get=signing_in.to_issuer),
+    Page("oidc/back", None, get=signing_in.from_issuer),
     Page("sign-out", "viewer", post=signing_in.sign_out),
     Page("password", "viewer", get=signing_in.password_form, post=signing_in.change_password),
     Page("audit", "admin", get=audit.log),
@@ -127,16 +132,17 @@ _PATTERNS: Final = tuple(
 class Console:
     """Answers everything at and below `/console/`."""
 
-    def __init__(self, registry: Registry) -> None:
-        """Show what a registry has."""
+    def __init__(self, registry: Registry, issuer: "Issuer | None" = None) -> None:
+        """Show what a registry has; operators may sign in at the issuer, if there is one."""
         self._registry = registry
+        self._issuer = issuer
         self._attempts = Attempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (the ASGI protocol)."""
         scope["knownas.route"] = PATH
         scope["knownas.body_limit"] = BODY_LIMIT
-        visit = Visit(Request(scope, receive), self._registry, self._attempts)
+        visit = Visit(Request(scope, receive), self._registry, self._attempts, self._issuer)
         try:
             response = await self._answer(visit)
         except Refused as refused:

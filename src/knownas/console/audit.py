@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from knownas.console.visits import PATH, Refused, Visit
 from knownas.errors import ValidationError
-from knownas.operators import ROLES, clean_name, clean_role
+from knownas.operators import ROLES, clean_name, clean_oidc, clean_role
 
 _PAGE: Final = 100
 _is_id: Final = re.compile(r"[0-9a-f]{32}").fullmatch
@@ -45,8 +45,10 @@ async def create_operator(visit: Visit) -> Response:
     name = visit.text("name").strip()
     try:
         role = clean_role(visit.text("role"))
-        await visit.note("create operator", detail=f"{clean_name(name)} {role}")
-        await visit.registry.desk.create(name, role, visit.text("password"))
+        oidc = visit.text("oidc").strip() if visit.issuer is not None else ""
+        oidc = clean_oidc(oidc) if oidc else ""
+        await visit.note("create operator", detail=f"{clean_name(name)} {role} {oidc}".rstrip())
+        await visit.registry.desk.create(name, role, visit.text("password"), oidc)
     except ValidationError as error:
         return await operators(visit, f"{error.fields[0].source}: {error.fields[0].message}")
     return visit.go(f"{PATH}operators")

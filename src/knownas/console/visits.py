@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.requests import Request
@@ -16,11 +16,15 @@ from starlette.responses import HTMLResponse, Response
 
 from knownas.console import rendering
 from knownas.console.attempts import Attempts
+from knownas.console.tickets import Ticket
 from knownas.errors import KnownasError, ValidationError
 from knownas.http import wire
 from knownas.model import App, ProfileRef, clean_profile_id
 from knownas.operators import NO_APP, Operator, Role
 from knownas.registry import Registry
+
+if TYPE_CHECKING:
+    from knownas.console.issuer import Issuer
 
 PATH: Final = "/console/"
 BODY_LIMIT: Final = 64 * 1024
@@ -44,6 +48,9 @@ _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _MAX_FIELDS: Final = 200
 _SESSION: Final = "knownas-session"
 _VISITOR: Final = "knownas-visitor"
+_TICKET: Final = "knownas-ticket"
+_TICKET_SECONDS: Final = 600
+"""How long somebody may take to sign in at the issuer."""
 
 
 class Refused(Exception):
@@ -60,11 +67,17 @@ class Refused(Exception):
 class Visit:
     """What a page is made of."""
 
-    def __init__(self, request: Request, registry: Registry, attempts: Attempts) -> None:
-        """Begin to answer a request; attempts to sign in are counted together."""
+    def __init__(
+        self, request: Request, registry: Registry, attempts: Attempts, issuer: "Issuer | None"
+    ) -> None:
+        """Begin to answer a request; attempts to sign in are counted together.
+
+        At the issuer operators may sign in, too.
+        """
         self.attempts = attempts
         self.request = request
         self.registry = registry
+        self.issuer = issuer
         self.operator: Operator | None = None
         self.app: App | None = None
         self.apps: Sequence[App] = ()
@@ -109,6 +122,15 @@ class Visit:
     def end_session(self) -> None:
         """Have the browser forget its session."""
         self.cookies[_SESSION] = ""
+
+    def give_ticket(self, ticket: Ticket) -> None:
+        """Have the browser keep the ticket of a sign-in at the issuer for ten minutes."""
+        self.cookies[_TICKET] = ticket.secret
+
+    def take_ticket(self) -> Ticket:
+        """Take the ticket back, which is good for once. Without one its secret is ""."""
+        self.cookies[_TICKET] = ""
+        return Ticket(self.request.cookies.get(self._name(_TICKET), ""))
 
     def require(self, role: Role) -> None:
         """Raise Refused unless the operator may do what a role may."""
@@ -226,14 +248,17 @@ class Visit:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         for cookie, value in self.cookies.items():
+            is_ticket = cookie == _TICKET
+            lasts = _TICKET_SECONDS if is_ticket else None
             response.set_cookie(
                 self._name(cookie),
                 value,
-                max_age=None if value else 0,
+                max_age=lasts if value else 0,
                 path="/" if self._is_secure else PATH,
                 secure=self._is_secure,
                 httponly=True,
-                samesite="strict",
+                # The issuer sends the browser back, and a strict one would not come with it.
+                samesite="lax" if is_ticket else "strict",
             )
         return response
 

@@ -3,27 +3,30 @@
 from collections.abc import Sequence
 from typing import Final
 
+import asyncpg
+
 from knownas.errors import ValidationError
 from knownas.model import AppId, ProfileId
-from knownas.operators import Entry, Operator, Session
+from knownas.operators import TAKEN, TAKEN_OIDC, Entry, Operator, Session
 from knownas.storage.postgres_link import Link
 from knownas.storage.postgres_webhooks import Runs
 from knownas.storage.rows import ENTRY_COLUMNS, OPERATOR_COLUMNS
 
 _ADD: Final = f"""
-INSERT INTO operators ({OPERATOR_COLUMNS}, password) VALUES ($1, $2, $3, $4)
+INSERT INTO operators ({OPERATOR_COLUMNS}, password) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT DO NOTHING RETURNING name
 """  # noqa: S608 - the columns are a constant
 _ALL: Final = f"SELECT {OPERATOR_COLUMNS} FROM operators ORDER BY name"  # noqa: S608 - the columns are a constant
 _PASSWORD: Final = "SELECT password FROM operators WHERE name = $1"  # noqa: S105 - a statement
 _SET_PASSWORD: Final = "UPDATE operators SET password = $1 WHERE name = $2 RETURNING name"  # noqa: S105 - a statement
+_SET_OIDC: Final = "UPDATE operators SET oidc = $1 WHERE name = $2 RETURNING name"
 _REMOVE: Final = "DELETE FROM operators WHERE name = $1 RETURNING name"
 _END_ALL: Final = "DELETE FROM sessions WHERE operator = $1"
 # Whoever removes an operator waits for it, and then ends the session.
 _LOCK: Final = "SELECT 1 FROM operators WHERE name = $1 FOR KEY SHARE"
 _BEGIN: Final = "INSERT INTO sessions (digest, operator, expires_at) VALUES ($1, $2, $3)"
 _SESSION: Final = """
-SELECT s.expires_at, o.name, o.role, o.created_at
+SELECT s.expires_at, o.name, o.role, o.created_at, o.oidc
 FROM sessions s JOIN operators o ON o.name = s.operator WHERE s.digest = $1
 """
 _END: Final = "DELETE FROM sessions WHERE digest = $1"
@@ -53,9 +56,7 @@ class PostgresOperators:
         async def job(link: Link) -> None:
             async with link.transaction():
                 if not await link.fetch(_ADD, *operator, password):
-                    raise ValidationError(
-                        "There is an operator of this name already.", source="name"
-                    )
+                    raise ValidationError(TAKEN, source="name")
 
         await self._write(job)
 
@@ -84,6 +85,20 @@ class PostgresOperators:
                 is_there = bool(await link.fetch(_SET_PASSWORD, password, name))
                 if ends_sessions:
                     await link.fetch(_END_ALL, name)
+            return is_there
+
+        return await self._write(job)
+
+    async def set_oidc(self, name: str, oidc: str) -> bool:
+        """See `Operators.set_oidc`."""
+
+        async def job(link: Link) -> bool:
+            try:
+                async with link.transaction():
+                    is_there = bool(await link.fetch(_SET_OIDC, oidc, name))
+                    await link.fetch(_END_ALL, name)
+            except asyncpg.UniqueViolationError:
+                raise ValidationError(TAKEN_OIDC, source="oidc") from None
             return is_there
 
         return await self._write(job)

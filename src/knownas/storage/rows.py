@@ -42,7 +42,7 @@ WEBHOOK_COLUMNS: Final = (
 DELIVERY_COLUMNS: Final = "revision, state, attempts, next_at, failed_at, failed_status, failure"
 """What `to_delivery` takes, and `from_delivery` gives."""
 
-OPERATOR_COLUMNS: Final = "name, role, created_at"
+OPERATOR_COLUMNS: Final = "name, role, created_at, oidc"
 """In the order of an `Operator`."""
 
 ENTRY_COLUMNS: Final = "at, id, operator, app_id, action, about, detail"

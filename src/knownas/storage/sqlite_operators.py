@@ -7,17 +7,19 @@ import apsw
 
 from knownas.errors import ValidationError
 from knownas.model import AppId, ProfileId
-from knownas.operators import Entry, Operator, Session
+from knownas.operators import TAKEN, TAKEN_OIDC, Entry, Operator, Session
 from knownas.storage.rows import ENTRY_COLUMNS, OPERATOR_COLUMNS
 from knownas.storage.sqlite_beside import ReaderBeside
 from knownas.storage.sqlite_writer import GroupCommit
 
 _ADD: Final = f"""
-INSERT INTO operators ({OPERATOR_COLUMNS}, password) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
+INSERT INTO operators ({OPERATOR_COLUMNS}, password) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """  # noqa: S608 - the columns are a constant
 _ALL: Final = f"SELECT {OPERATOR_COLUMNS} FROM operators ORDER BY name"  # noqa: S608 - the columns are a constant
 _PASSWORD: Final = "SELECT password FROM operators WHERE name = ?"  # noqa: S105 - a statement
 _SET_PASSWORD: Final = "UPDATE operators SET password = ? WHERE name = ?"  # noqa: S105 - a statement
+_SET_OIDC: Final = "UPDATE OR IGNORE operators SET oidc = ? WHERE name = ?"
+_IS_THERE: Final = "SELECT 1 FROM operators WHERE name = ?"
 _REMOVE: Final = "DELETE FROM operators WHERE name = ?"
 _END_ALL: Final = "DELETE FROM sessions WHERE operator = ?"
 _BEGIN: Final = """
@@ -25,7 +27,7 @@ INSERT INTO sessions (digest, operator, expires_at) SELECT ?1, ?2, ?3
 WHERE EXISTS (SELECT 1 FROM operators WHERE name = ?2)
 """
 _SESSION: Final = """
-SELECT s.expires_at, o.name, o.role, o.created_at
+SELECT s.expires_at, o.name, o.role, o.created_at, o.oidc
 FROM sessions s JOIN operators o ON o.name = s.operator WHERE s.digest = ?
 """
 _END: Final = "DELETE FROM sessions WHERE digest = ?"
@@ -53,7 +55,7 @@ class SqliteOperators:
         def work(connection: apsw.Connection) -> None:
             connection.execute(_ADD, (*operator, password))
             if not connection.changes():
-                raise ValidationError("There is an operator of this name already.", source="name")
+                raise ValidationError(TAKEN, source="name")
 
         await self._writer.run(work)
 
@@ -75,6 +77,20 @@ class SqliteOperators:
             if ends_sessions:
                 connection.execute(_END_ALL, (name,))
             return is_there
+
+        return await self._writer.run(work, erases=True)
+
+    async def set_oidc(self, name: str, oidc: str) -> bool:
+        """See `Operators.set_oidc`."""
+
+        def work(connection: apsw.Connection) -> bool:
+            if connection.execute(_IS_THERE, (name,)).get is None:
+                return False
+            connection.execute(_SET_OIDC, (oidc, name))
+            if not connection.changes():
+                raise ValidationError(TAKEN_OIDC, source="oidc")
+            connection.execute(_END_ALL, (name,))
+            return True
 
         return await self._writer.run(work, erases=True)
 
