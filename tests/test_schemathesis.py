@@ -4,6 +4,7 @@ Every check and every phase is on. What OpenAPI cannot say stands in `_is_unexpl
 is dropped only where the contract itself gives the reason, request by request.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -313,6 +314,7 @@ def _who(case: Case) -> dict[str, str]:
     return {name: value for name, value in _given(case).items() if name in WHO}
 
 
+@functools.cache
 def _header_schema(name: str) -> jsonschema_rs.Draft202012Validator:
     components = openapi.document()["components"]
     schemas = {it["name"].lower(): it["schema"] for it in components["parameters"].values()}
