@@ -4,9 +4,10 @@ from ipaddress import ip_address, ip_network
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import TIMES
 from knownas.errors import ValidationError
 from knownas.webhooks import targets
 from knownas.webhooks.addresses import is_public
@@ -33,6 +34,7 @@ PUBLIC: Final = [
 
 
 @pytest.mark.parametrize("network", SPECIAL)
+@settings(max_examples=20 * TIMES)
 @given(data=st.data())
 def test_row_25_no_address_of_a_special_network_is_public(
     network: str, data: st.DataObject
