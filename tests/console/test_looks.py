@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from playwright.sync_api import Page
 
-from conftest import Server, ask
+from conftest import Server, ask, knownas
 from console.conftest import ARTEFACTS, NARROW, SHARED, WIDE, People, fill_in
 
 DATABASES = ("sqlite", "postgresql")
@@ -66,6 +66,9 @@ def test_pages_have_no_violations(
     body = {"url": "http://127.0.0.1:9/hook"}
     hook = ask(console, "POST", "/api/v1/webhooks/", body=body).json()["data"]["id"]
     ask(console, "PUT", "/api/v1/policies/", body={"branch_id": "reject"})
+    body = {"name": "users-2026-11.csv.gz", "size": 104_857_600}
+    ask(console, "POST", "/api/v1/imports/", body=body)
+    knownas("webhook-in", "create", "adapty", database=console.database)
     page = open_page(size, color_scheme=scheme)
     folder = ARTEFACTS / console.database.partition(":")[0]
     folder.mkdir(parents=True, exist_ok=True)
