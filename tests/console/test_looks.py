@@ -66,8 +66,8 @@ def test_pages_have_no_violations(
     body = {"url": "http://127.0.0.1:9/hook"}
     hook = ask(console, "POST", "/api/v1/webhooks/", body=body).json()["data"]["id"]
     ask(console, "PUT", "/api/v1/policies/", body={"branch_id": "reject"})
-    body = {"name": "users-2026-11.csv.gz", "size": 104_857_600}
-    ask(console, "POST", "/api/v1/imports/", body=body)
+    upload = {"name": "users-2026-11.csv.gz", "size": 104_857_600}
+    ask(console, "POST", "/api/v1/imports/", body=upload)
     knownas("webhook-in", "create", "adapty", database=console.database)
     page = open_page(size, color_scheme=scheme)
     folder = ARTEFACTS / console.database.partition(":")[0]
