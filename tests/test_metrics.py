@@ -23,6 +23,13 @@ def test_every_status_can_be_counted() -> None:
     assert set(wire.STATUS.values()) <= set(metrics.STATUSES)
 
 
+def test_status_that_nobody_has_foreseen_is_counted() -> None:
+    """As the first of its hundred: whatever is answered, counting it fails no request."""
+    told = metrics.Metrics(["/a"], None)
+    for status, counted_as in ((299, 200), (307, 303), (418, 400), (599, 500)):
+        assert told.counter_cell("GET", "/a", status) == told.counter_cell("GET", "/a", counted_as)
+
+
 def test_requests_are_counted_by_route_and_status(server: Server) -> None:
     """A request adds one where it belongs; an unknown path is no label."""
     before = counted(server.url, "GET", PATH, 401)

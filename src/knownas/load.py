@@ -211,7 +211,8 @@ class _Connection(asyncio.Protocol):
         """Note what was not answered."""
         if self._began is not None:
             self._tally.errors["connection lost"] += 1
-        self.closed.set_result(None)
+        if not self.closed.done():  # whoever waited may have given up
+            self.closed.set_result(None)
 
     def _send_next(self) -> None:
         request = next(self._requests, None)
