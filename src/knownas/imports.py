@@ -59,6 +59,18 @@ class Import(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who appends to it, or imports it, until `lease_until`."""
     lease_until: int = 0
 
+    @property
+    def rows_per_second(self) -> int:
+        """How fast rows were imported, up to when it was changed last; 0 where none were."""
+        seconds = max(self.changed_at - self.progress.since, 1) / 1_000
+        return round(self.progress.rows / seconds)
+
+    def let_go(self, lease: str) -> "Import":
+        """Return it without its lease, if it is that one: others may go on at once."""
+        if self.lease != lease:
+            return self
+        return msgspec.structs.replace(self, lease="", lease_until=0)
+
 
 class OfApp(NamedTuple):
     """An import with its app."""

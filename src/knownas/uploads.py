@@ -123,7 +123,7 @@ class Uploads:
             if piece:
                 await self._imports.put_piece(app, import_id, offset, piece)
         except BaseException:
-            await self._change(app, import_id, lambda found: _freed(found, writer))
+            await self._change(app, import_id, lambda found: found.let_go(writer))
             raise
         taken = await self._change(app, import_id, take)
         if is_last:
@@ -179,10 +179,3 @@ class Uploads:
         if changed is None:
             raise ImportNotFound
         return changed
-
-
-def _freed(found: Import, writer: str) -> Import:
-    """Return an import to which others may append again."""
-    if found.lease != writer:
-        return found
-    return msgspec.structs.replace(found, lease="", lease_until=0)

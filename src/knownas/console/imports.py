@@ -9,7 +9,6 @@ from knownas.console.visits import Visit
 from knownas.imports import ENDED, Import
 
 _COUNTS: Final = ("new", "changed", "same", "bad", "conflicts", "erased")
-_BYTES: Final = 1_000_000
 
 
 class _Row(NamedTuple):
@@ -56,12 +55,11 @@ def _row(one: Import) -> _Row:
         done, of = one.received, one.size or 0
     else:
         done, of = one.progress.done, one.progress.of
-    seconds = max(one.changed_at - one.progress.since, 1) / 1_000
     report = one.report or {}
     return _Row(
         one,
         min(done / of, 1.0) if of else None,
-        round(one.progress.rows / seconds) if one.state == "running" else 0,
+        one.rows_per_second if one.state == "running" else 0,
         {name: report[name] for name in _COUNTS if report.get(name)},
         report.get("problems", []),
     )

@@ -99,7 +99,6 @@ async def cancel(request: Request) -> Response:
 def import_data(one: Import) -> dict[str, Any]:
     """Return an import as it is shown."""
     progress = one.progress
-    seconds = max(one.changed_at - progress.since, 1) / 1_000
     return {
         "id": one.id,
         "name": one.name,
@@ -116,7 +115,7 @@ def import_data(one: Import) -> dict[str, Any]:
             "done": progress.done,
             "of": progress.of,
             "rows": progress.rows,
-            "rows_per_second": round(progress.rows / seconds) if progress.rows else 0,
+            "rows_per_second": one.rows_per_second,
         },
         "report": one.report,
         "failure": one.failure,

@@ -31,7 +31,7 @@ USES_SECONDS: Final = 60.0
 """How often it is written when keys were used last, at least."""
 
 LOOK_SECONDS: Final = 60.0
-"""How often it looks for what other processes, or failures, have left to do of erasures."""
+"""How often it looks for what other processes, or failures, have left to do: of erasures, of imports."""
 
 
 async def keep_up(registry: Registry, history_days: int, period: float = PERIOD_SECONDS) -> None:
@@ -72,14 +72,8 @@ async def keep_key_uses(registry: Registry) -> None:
 
 async def keep_erasing(registry: Registry) -> None:
     """Do again and again what erasures wait for from this server, until it is cancelled."""
-    log = logs.get()
     while True:
-        try:
-            await registry.eraser.finish_if_due()
-        except ServiceUnavailable:
-            log.warning("erasures_wait")
-        except Exception as error:  # noqa: BLE001 - it is tried again, whatever it is
-            log.error("erasures_wait", type=type(error).__name__, at=logs.place_of(error))  # noqa: TRY400 - a text of an error may name a person
+        await _tried(registry.eraser.finish_if_due(), "erasures_wait")
         await registry.eraser.wait(LOOK_SECONDS)
         await asyncio.sleep(SHARED_SECONDS)
 
@@ -90,15 +84,23 @@ async def keep_importing(registry: Registry, run: Callable[[], Awaitable[None]] 
     `run` has another process do it, so that it takes no time of this one's; without it, it is done
     here.
     """
-    log = logs.get()
     worker = Worker(registry.storage, Subjects(registry.vault), registry.now)
+
+    async def import_all() -> None:
+        await worker.keep_up()
+        while await worker.is_wanted():
+            await (worker.work() if run is None else run())
+
     while True:
-        try:
-            await worker.keep_up()
-            while await worker.is_wanted():
-                await (worker.work() if run is None else run())
-        except ServiceUnavailable:
-            log.warning("imports_wait")
-        except Exception as error:  # noqa: BLE001 - the next one is imported, whatever it is
-            log.error("imports_wait", type=type(error).__name__, at=logs.place_of(error))  # noqa: TRY400 - a text of an error may name a person
+        await _tried(import_all(), "imports_wait")
         await registry.uploads.wait(LOOK_SECONDS)
+
+
+async def _tried(work: Awaitable[object], event: str) -> None:
+    """Wait for work that is tried again later, whatever comes of it; what went wrong is logged."""
+    try:
+        await work
+    except ServiceUnavailable:
+        logs.get().warning(event)
+    except Exception as error:  # noqa: BLE001 - it is tried again, whatever it is
+        logs.get().error(event, type=type(error).__name__, at=logs.place_of(error))

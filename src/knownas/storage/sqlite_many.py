@@ -21,13 +21,13 @@ INSERT INTO profiles
     revision)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_UPDATE_PROFILE: Final = """
+UPDATE_PROFILE: Final = """
 UPDATE profiles
 SET customer_user_id = ?, identifiers = ?, attributes = ?, created_at = ?, updated_at = ?,
   revision = ?
 WHERE number = ?
 """
-_DELETE_CUSTOMER: Final = "DELETE FROM customers WHERE app_id = ? AND customer_user_id = ?"
+DELETE_CUSTOMER: Final = "DELETE FROM customers WHERE app_id = ? AND customer_user_id = ?"
 _INSERT_CUSTOMERS: Final = """
 INSERT INTO customers (app_id, customer_user_id, profile)
 SELECT ?1, key, value FROM json_each(?2) ORDER BY key
@@ -69,8 +69,8 @@ def write(connection: apsw.Connection, app: AppId, pending: Sequence[Pending]) -
             new.append((number, app, to_blob(after.profile_id), *rows.from_profile(after)))
         else:
             changed.append((*rows.from_profile(after), number))
-    connection.executemany(_DELETE_CUSTOMER, lost)
-    connection.executemany(_UPDATE_PROFILE, sorted(changed, key=itemgetter(-1)))
+    connection.executemany(DELETE_CUSTOMER, lost)
+    connection.executemany(UPDATE_PROFILE, sorted(changed, key=itemgetter(-1)))
     connection.executemany(_INSERT_PROFILE, sorted(new, key=itemgetter(2)))
     if customers:
         connection.execute(_INSERT_CUSTOMERS, (app, rows.as_json(customers)))

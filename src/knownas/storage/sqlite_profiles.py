@@ -25,6 +25,7 @@ from knownas.storage.rows import to_identifiers
 from knownas.storage.sqlite_changes import Entry, entry, next_revision, note
 from knownas.storage.sqlite_ids import to_blob, to_profile_id
 from knownas.storage.sqlite_index import Moves, add_moves, index
+from knownas.storage.sqlite_many import DELETE_CUSTOMER, UPDATE_PROFILE
 from knownas.storage.sqlite_tombstones import Gate
 
 _IDENTIFIERS_BY_CUSTOMER: Final = """
@@ -92,17 +93,10 @@ ON CONFLICT DO NOTHING
 _LARGE_CACHE: Final = "PRAGMA cache_size = -65536"
 """64 MiB: the pages of an index that many profiles change are then written once, not each time."""
 _USUAL_CACHE: Final = "PRAGMA cache_size = -2000"
-_UPDATE_PROFILE: Final = """
-UPDATE profiles
-SET customer_user_id = ?, identifiers = ?, attributes = ?, created_at = ?, updated_at = ?,
-  revision = ?
-WHERE number = ?
-"""
 _DELETE_PROFILE: Final = "DELETE FROM profiles WHERE number = ?"
 _INSERT_CUSTOMER: Final = """
 INSERT INTO customers (app_id, customer_user_id, profile) VALUES (?, ?, ?)
 """
-_DELETE_CUSTOMER: Final = "DELETE FROM customers WHERE app_id = ? AND customer_user_id = ?"
 Row = tuple[Any, ...]
 
 
@@ -141,7 +135,7 @@ def take_out(connection: apsw.Connection, app: AppId, number: int, profile: Prof
     """Delete a profile's rows, and note nothing."""
     connection.execute(_DELETE_PROFILE, (number,))
     if profile.customer_user_id is not None:
-        connection.execute(_DELETE_CUSTOMER, (app, profile.customer_user_id))
+        connection.execute(DELETE_CUSTOMER, (app, profile.customer_user_id))
     lost = differing(profile.identifiers, NO_IDENTIFIERS)
     index(connection, app, add_moves({}, 0, number, lost))
 
@@ -372,11 +366,11 @@ def _write(
         connection.execute(_INSERT_PROFILE, row)
         number = connection.last_insert_rowid()
     else:
-        connection.execute(_UPDATE_PROFILE, (*row[2:], number))
+        connection.execute(UPDATE_PROFILE, (*row[2:], number))
     customer_before = before.customer_user_id if before else None
     if customer_before != after.customer_user_id:
         if customer_before is not None:
-            connection.execute(_DELETE_CUSTOMER, (app, customer_before))
+            connection.execute(DELETE_CUSTOMER, (app, customer_before))
         if after.customer_user_id is not None:
             connection.execute(_INSERT_CUSTOMER, (app, after.customer_user_id, number))
     if before is None or customer_before != after.customer_user_id:

@@ -172,14 +172,10 @@ class Worker(NamedTuple):
 
     async def _let_go(self, one: OfApp, lease: str) -> None:
         """Have another process go on at once."""
-
-        def let_go(found: Import) -> Import:
-            if found.lease != lease:
-                return found
-            return msgspec.structs.replace(found, lease="", lease_until=0)
-
         with contextlib.suppress(ServiceUnavailable):  # else it goes on when the lease has run out
-            await self.storage.imports.change(one.app.id, one.found.id, let_go)
+            await self.storage.imports.change(
+                one.app.id, one.found.id, lambda found: found.let_go(lease)
+            )
 
     async def _end(
         self, one: OfApp, lease: str, progress: Progress, state: State, told: Report | str
