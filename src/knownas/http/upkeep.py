@@ -31,7 +31,7 @@ USES_SECONDS: Final = 60.0
 """How often it is written when keys were used last, at least."""
 
 LOOK_SECONDS: Final = 60.0
-"""How often it looks for what other processes, or failures, have left to do: of erasures, of imports."""
+"""How often it looks for what other processes, or failures, have left: of erasures, of imports."""
 
 
 async def keep_up(registry: Registry, history_days: int, period: float = PERIOD_SECONDS) -> None:
